@@ -1,0 +1,244 @@
+"""Results to a page: RST for people, JSON for programs. No figure is ever typed by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.databases import TITLES
+from benchmarks.goals import FIGURES, Figure, Result, added_kept, milliseconds
+from benchmarks.workloads import WORKLOADS
+
+Results = dict[str, dict[str, Result]]
+
+PEERS = ("history", "continuum")
+
+INDEX = """\
+Benchmarks
+==========
+
+Written by ``python -m benchmarks``; see its ``--help`` to make the same tables on your machine.
+``plain`` is the same ORM work without versioning, ``handwritten`` adds the best that a careful
+user writes without a library.
+
+.. toctree::
+   :glob:
+
+   *-*
+"""
+
+
+LEGEND = (
+    "Medians over the rounds; ratios are taken within a round. The column of plain is absolute.",
+    "``[#]``: not all of the versions were written, see below. ``(of N)``: measured at that",
+    "smaller size, against plain at the same size. ``(1 run)``: too slow for more rounds.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What was compared, and where."""
+
+    database: str
+    strategy: str
+    contenders: Sequence[str]
+    repeat: int
+    sqlalchemy: str
+    server: str
+
+    @property
+    def title(self) -> str:
+        return f"{TITLES[self.database]}, {self.strategy} strategy"
+
+    def machine(self) -> dict[str, str]:
+        return {
+            "Date": dt.datetime.now(dt.timezone.utc).date().isoformat(),
+            "Cores": str(os.cpu_count()),
+            "Machine": f"{platform.system()} {platform.machine()}",
+            "Python": f"{platform.python_implementation()} {platform.python_version()}",
+            "SQLAlchemy": self.sqlalchemy,
+            "Database": self.server,
+            "Rounds": str(self.repeat),
+        }
+
+
+def write(folder: Path, about: About, results: Results) -> None:
+    """Write the page and the data of one comparison, and the index of all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{about.database}-{about.strategy}"
+    data = {
+        **dataclasses.asdict(about),
+        "machine": about.machine(),
+        "figures": [
+            {
+                "workload": figure.workload,
+                "unit": figure.unit,
+                "goal": figure.goal(about.database, about.strategy),
+                "values": {
+                    name: figure.of(result)
+                    for name, result in results.get(figure.workload, {}).items()
+                },
+            }
+            for figure in FIGURES
+            if figure.workload in results
+        ],
+        "results": {
+            workload: {name: dataclasses.asdict(result) for name, result in found.items()}
+            for workload, found in results.items()
+        },
+    }
+    content = json.dumps(data, indent=1, sort_keys=True)
+    (folder / f"{stem}.json").write_text(content + "\n", encoding="utf-8")
+    (folder / f"{stem}.rst").write_text(text(about, results), encoding="utf-8")
+    (folder / "index.rst").write_text(INDEX, encoding="utf-8")
+
+
+def text(about: About, results: Results) -> str:
+    """The page as RST."""
+    lines = [about.title, "=" * len(about.title), ""]
+    lines += [f":{key}: {value}" for key, value in about.machine().items()]
+    lines += ["", *_heading("Figures"), *LEGEND, "", *_figures(about, results)]
+    lines += ["", *_heading("Statements added")]
+    lines += ["Beyond those of plain; all of them for R1 to R4, in which plain takes no part.", ""]
+    lines += _statements(about, results)
+    notes = _notes(results)
+    if notes:
+        lines += ["", *_heading("What was missed"), *notes]
+    return "\n".join(lines) + "\n"
+
+
+def _heading(title: str) -> list[str]:
+    return [title, "-" * len(title), ""]
+
+
+def _figures(about: About, results: Results) -> list[str]:
+    header = ["work", "size", "unit", *about.contenders, "goal", "verdict"]
+    rows = []
+    for figure in FIGURES:
+        found = results.get(figure.workload)
+        if not found:
+            continue
+        workload = WORKLOADS[figure.workload]
+        size = max(result.size for result in found.values())
+        cells = [_cell(figure, name, found, size) for name in about.contenders]
+        goal, verdict = _verdict(about, figure, found)
+        title = f"{workload.name} {workload.title}"
+        rows.append([title, f"{size:,}", figure.unit, *cells, goal, verdict])
+    return _table(header, rows)
+
+
+def _cell(figure: Figure, name: str, found: dict[str, Result], size: int) -> str:
+    result = found.get(name)
+    if result is None:
+        return "-"
+    if result.error is not None:
+        return "failed"
+    if name == "plain" and figure.unit != "peak x plain":
+        return _plain(figure, result)
+    value = figure.of(result)
+    if value is None:
+        return "-"
+    shown = _number(value)
+    if result.size != size:
+        shown += f" (of {result.size:,})"
+    if len(result.seconds) == 1 and len(next(iter(found.values())).seconds) > 1:
+        shown += " (1 run)"
+    return shown + (" [#]" if result.missed else "")
+
+
+def _plain(figure: Figure, result: Result) -> str:
+    """Plain is the unit of the others, so its own figure is absolute."""
+    if figure.of is added_kept and result.kept is not None:
+        return f"{result.kept / 1e6:.1f} MB"
+    if "peak" in figure.unit and result.peak is not None:
+        return f"{result.peak / 1e6:.1f} MB"
+    value = milliseconds(result)
+    return "-" if value is None else f"{_number(value)} ms"
+
+
+def _verdict(about: About, figure: Figure, found: dict[str, Result]) -> tuple[str, str]:
+    ours = found.get("ours")
+    value = None if ours is None or ours.error is not None else figure.of(ours)
+    said = []
+    if ours is not None and ours.missed:
+        value = None
+        said.append("wrong rows")
+    if figure.faster is not None:
+        goal = f"peers / {figure.faster:g}"
+        peers = [figure.of(found[name]) for name in PEERS if name in found]
+        best = min((peer for peer in peers if peer is not None), default=None)
+        if value and best is not None:
+            times = best / value
+            word = "met" if times >= figure.faster else "missed"
+            said.append(f"{word}: {times:.0f} x faster")
+    else:
+        number = figure.goal(about.database, about.strategy)
+        goal = "-" if number is None else _number(number)
+        if value is not None and number is not None:
+            said.append("met" if value <= number else f"missed: {value / number:.2f} x goal")
+    hand = found.get("handwritten")
+    by_hand = None if hand is None or hand.error is not None else figure.of(hand)
+    if value is not None and by_hand is not None:
+        word = "not slower" if value <= by_hand else "slower"
+        if "MB" in figure.unit or "peak" in figure.unit:
+            word = "not more" if value <= by_hand else "more"
+        said.append(f"{word} than by hand")
+    return goal, "; ".join(said)
+
+
+def _statements(about: About, results: Results) -> list[str]:
+    names = [name for name in about.contenders if name != "plain"]
+    rows = []
+    for name, found in results.items():
+        workload = WORKLOADS[name]
+        if workload.fresh or not found:
+            continue
+        size = max(result.size for result in found.values())
+        cells = []
+        for contender in names:
+            result = found.get(contender)
+            added = None if result is None else result.added_statements
+            cell = "-" if added is None else f"{added:,}"
+            if result is not None and added is not None and result.size != size:
+                cell += f" (of {result.size:,})"
+            cells.append(cell)
+        budget = workload.statements(size, about.database)
+        limit = "-" if budget is None else f"{budget:,}"
+        rows.append([f"{name} {workload.title}", f"{size:,}", *cells, limit])
+    return _table(["work", "size", *names, "allowed"], rows)
+
+
+def _notes(results: Results) -> list[str]:
+    lines = []
+    for workload, found in results.items():
+        for name, result in found.items():
+            said = [result.error] if result.error is not None else result.missed
+            if said:
+                lines.append(f"- {workload}, {name}: {'; '.join(said)}")
+    return lines
+
+
+def _number(value: float) -> str:
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """A simple RST table, which also reads well in a terminal."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    rule = "  ".join("=" * width for width in widths)
+    lines = [rule]
+    for number, row in enumerate([header, *rows]):
+        cells = zip(row, widths, strict=True)
+        lines.append("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
+        if number == 0:
+            lines.append(rule)
+    lines.append(rule)
+    return lines

@@ -1,0 +1,796 @@
+"""Statements outside of the unit of work: ORM and Core UPDATE, DELETE and INSERT of versioned tables.
+
+All of them pass ``before_execute`` of the watched connection, so there is one way for ORM
+statements, Core statements and association tables. Which way the rows become versions depends on
+when it is known which rows they are:
+
+*Before*, where only the database can tell: UPDATE and DELETE with any WHERE. The versions are
+written first, by one ``INSERT ... SELECT`` from the live table with the statement's own WHERE, the
+new values being the SET expressions (they refer to the old row there as they do here), only of rows
+that really change, and with the rows locked. The new versions are then the list of the rows, in the
+database: the user's statement is limited to them, so what is changed is what was recorded, also if
+another transaction commits in between. Nothing of it passes through Python. Where the SET does not
+tell all (``onupdate``, a trigger, a function that may return something else the next time, another
+table) all rows that match are recorded, take the values of the live rows afterwards, and those that
+turn out equal to the version before are taken back.
+
+*After*, where the statement or its result names the keys: INSERT of all kinds, with ``RETURNING`` of
+the keys where the database makes them, and UPDATE by primary key. The rows are locked by the
+statement itself by then, and hold exactly what they are going to hold: the keys go the way of a flush.
+
+A transaction that had versioned some of the rows before amends those versions; which rows that were
+is from then on asked of the database (``ConnectionUnit.record_unknown``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import (
+    Alias,
+    Column,
+    ColumnElement,
+    Dialect,
+    FromClause,
+    Join,
+    Table,
+    bindparam,
+    cast,
+    not_,
+    or_,
+    select,
+)
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql import operators, visitors
+from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList
+
+from .capture import note_association
+from .cascades import Cascade, Cascades
+from .compare import identical
+from .keys import KeyFormat
+from .operation import Operation
+from .plan import CHAINS_KEY, INFO_KEY, Key, TablePlan, as_key
+from .record import NewRow, Recorder, Rows, Target, number, plain
+from .triggers import has_triggers, trigger_exists
+from .unit_of_work import Changes, ConnectionUnit
+from .write import TX
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, CursorResult
+
+    from .manager import VersioningManager
+    from .write import Writer
+
+Parameters = Sequence[Mapping[str, Any]]
+
+#: functions that give the same result whenever they are asked, of which a SET may be made
+_PURE: Final = frozenset(
+    "abs char_length coalesce concat greatest least length lower ltrim mod nullif replace round "
+    "rtrim substr substring trim upper".split()
+)
+#: the same as long as a transaction lasts; elsewhere the clock may go on between two statements
+_PURE_IN_TRANSACTION: Final = {
+    "postgresql": frozenset(
+        "now current_timestamp localtimestamp current_date transaction_timestamp".split()
+    )
+}
+#: labels of keys that a statement is made to return
+_RETURNED: Final = "history__key_"
+#: elements whose value depends on nothing but what they are made of
+_HARMLESS: Final = frozenset(
+    "bindparam binary unary grouping clauselist expression_clauselist case cast type_coerce null "
+    "true false tuple typeclause".split()
+)
+
+
+class Statements:
+    """The statements of watched connections, each from before its execution until after it."""
+
+    def __init__(self, manager: VersioningManager) -> None:
+        self._manager = manager
+        self._recorders: dict[Writer, Recorder] = {}
+        self._cascades = Cascades(self.plan_of)
+        #: versioned tables by their names in lower case, and for how many that was made
+        self._names: tuple[int, dict[str, TablePlan]] = (0, {})
+
+    def plan_of(self, table: Any) -> TablePlan | None:
+        """The plan of a table, of an alias or of what the ORM makes of one."""
+        table = parent_table(table)
+        plan: TablePlan | None = None if table is None else table.info.get(INFO_KEY)
+        mine = plan is not None and plan.manager is self._manager and plan.parent is table
+        return plan if mine else None
+
+    def forget(self) -> None:
+        """The manager starts anew."""
+        self._recorders.clear()
+        self._cascades.forget()
+        self._names = (0, {})
+
+    def begin(self, unit: ConnectionUnit, statement: Any, rows: Parameters, options: Any) -> Any:
+        """``statement`` is about to be executed with ``rows``; returns what to execute instead."""
+        table = parent_table(_table_of(statement))
+        plan = self.plan_of(table)
+        if plan is None:
+            self.warn_of_other(statement.table)
+        in_flush = unit.work.is_flushing
+        if in_flush and plan is not None and plan.association:
+            if note_association(unit, plan, statement, rows):
+                return statement
+        by_flush = in_flush and is_of_flush(statement, options)
+        kind: type[_UnderWay] | None = None
+        if statement.is_insert:
+            kind = None if by_flush or plan is None else _Insert
+        elif statement.is_delete:
+            if (plan is not None and not by_flush) or self._cascades.of(table, "on_delete"):
+                kind = _Delete
+        elif (plan is not None and not by_flush) or self._cascades.of(table, "on_update"):
+            kind = _Update
+        if kind is None:
+            return statement
+        self._abandon(unit)
+        under_way = kind(self, unit, None if by_flush else plan)
+        unit.under_way = under_way
+        try:
+            under_way.statement = under_way.begin(statement, rows or [{}])
+        except BaseException:
+            self._abandon(unit)
+            raise
+        return under_way.statement
+
+    def end(self, unit: ConnectionUnit, statement: Any, result: CursorResult[Any]) -> None:
+        """``statement`` was executed."""
+        under_way: _UnderWay | None = unit.under_way
+        if under_way is None or under_way.statement is not statement:
+            return
+        unit.under_way = None
+        if under_way.guarded:
+            under_way.recorder.succeeded(unit)
+        under_way.end(result)
+        unit.work.session.info.pop(CHAINS_KEY, None)
+        if under_way.written:
+            self._manager.after_write(
+                unit, under_way.written, under_way.amended, under_way.transaction_before
+            )
+
+    def failed(self, unit: ConnectionUnit) -> None:
+        """A statement was not executed; if it is the one under way, nothing of it is recorded."""
+        if unit.under_way is not None and unit.under_way.statement is not None:
+            self._abandon(unit)
+
+    def _abandon(self, unit: ConnectionUnit) -> None:
+        """The statement under way, if there is one, never came to its end."""
+        under_way, unit.under_way = unit.under_way, None
+        if under_way is not None:
+            # a deadlock may have undone the whole transaction, and the savepoint with it
+            with contextlib.suppress(DBAPIError):
+                under_way.recorder.failed(unit, under_way.guarded, under_way.fresh)
+
+    def recorder(self, connection: Connection) -> Recorder:
+        """The recorder for the connection's dialect."""
+        writer = self._manager.writer(connection)
+        found = self._recorders.get(writer)
+        if found is None:
+            found = self._recorders[writer] = Recorder(writer)
+        return found
+
+    def new_row(self, unit: ConnectionUnit) -> NewRow:
+        """What makes the values of a transaction row."""
+        return lambda: self._manager._transaction_row(unit.work.session)
+
+    def warn_of(self, tables: Iterable[Any], is_text: bool) -> None:
+        """Text or a WITH clause writes ``tables``, given by name or as such."""
+        for table in tables:
+            plan = self._plan_named(table) if is_text else self.plan_of(table)
+            if plan is not None:
+                self.untracked(
+                    plan,
+                    "what SQL text writes" if is_text else "what a WITH clause writes",
+                    "use update(), delete() or insert() of the class or its table",
+                )
+
+    def warn_of_other(self, table: Any) -> None:
+        """A statement is about a table that we do not know, perhaps only by another object."""
+        name = getattr(table, "name", None)
+        parts = (table.left, table.right) if isinstance(table, Join) else ()
+        for part in parts:
+            self.warn_of_other(part)
+        plan = self._plan_named(str(name).lower()) if name and not parts else None
+        if plan is not None and getattr(table, "schema", None) == plan.parent.schema:
+            self.untracked(
+                plan,
+                "what a statement on another table object of this name, or on a join, writes",
+                "use the class or its __table__",
+            )
+
+    def _plan_named(self, name: str) -> TablePlan | None:
+        models = self._manager.models
+        tables = [table for plan in models.plans.values() for table in plan.tables]
+        count = len(tables) + len(models.associations)
+        if self._names[0] != count:
+            found = {
+                plan.parent.name.lower(): plan for plan in [*tables, *models.associations.values()]
+            }
+            self._names = count, found
+        return self._names[1].get(name)
+
+    def untracked(self, plan: TablePlan, what: str, way_out: str) -> None:
+        """Something is going to happen that cannot be recorded."""
+        self._manager.untracked(plan, what, way_out)
+
+    def cascade(self, recorder: Recorder, unit: ConnectionUnit) -> Cascade:
+        """What a statement does to other tables."""
+        return Cascade(self._cascades, recorder, unit, self.new_row(unit))
+
+
+class _UnderWay:
+    """A statement, which changes rows of the table of ``plan``.
+
+    :ivar plan: None if its own rows have no history, or a flush sees to that.
+    :ivar written: tables in which versions were written, with the keys if they are known.
+    :ivar known: tables in which this transaction had written versions before.
+    :ivar fresh: tables of which all versions of this transaction are the statement's.
+    :ivar guarded: a savepoint was set before the first version of another one.
+    """
+
+    statement: Any = None
+    guarded = False
+
+    def __init__(
+        self, statements: Statements, unit: ConnectionUnit, plan: TablePlan | None
+    ) -> None:
+        self.statements = statements
+        self.recorder = statements.recorder(unit.connection)
+        self.unit = unit
+        self.plan = plan
+        self.new_row = statements.new_row(unit)
+        self.transaction_before = unit.tx
+        self.known = set(unit.recorded_plans) if unit.tx is not None else set()
+        self.fresh: set[TablePlan] = set()
+        self.written: dict[TablePlan, Sequence[Key] | None] = {}
+        #: versions that this transaction had written before were changed
+        self.amended = False
+        #: a listener executes the statement in a flush, which has rows that have no version yet
+        self.in_flush = unit.work.is_flushing
+
+    def begin(self, statement: Any, rows: Parameters) -> Any:
+        raise NotImplementedError
+
+    def end(self, result: CursorResult[Any]) -> None:
+        raise NotImplementedError
+
+    def write_keys(self, changes: Mapping[TablePlan, Changes]) -> None:
+        """Go the way of a flush."""
+        self.amended = self.recorder.writer.write(self.unit, changes, self.new_row)
+        self.written = {plan: found.keys for plan, found in changes.items()}
+
+
+class _Insert(_UnderWay):
+    """Inserted rows are known afterwards, by their keys."""
+
+    plan: TablePlan
+
+    def begin(self, statement: Any, rows: Parameters) -> Any:
+        columns = [column for column, _ in self.plan.keys]
+        dialect = self.recorder.dialect
+        many = len(rows) > 1
+        self._changes_others = statement._post_values_clause is not None
+        self._changes_others |= bool(statement._prefixes)
+        self._keys_of = self._of_parameters
+        plain_values = statement.select is None and not statement._multi_values
+        if plain_values and not self._changes_others and _are_given(statement, rows[0], columns):
+            return statement
+        if statement._return_defaults:
+            self._keys_of = self._of_defaults
+            return statement
+        if _returns(statement, columns):
+            self._keys_of = self._of_result
+            return statement
+        is_primary = set(columns) == set(self.plan.parent.primary_key.columns)
+        if plain_values and not self._changes_others and is_primary and not statement._returning:
+            if not many:
+                self._keys_of = self._of_lastrowid
+                return statement
+            if dialect.insert_executemany_returning:
+                self._keys_of = self._of_defaults
+                return statement.return_defaults(*columns)
+        if dialect.insert_executemany_returning if many else dialect.insert_returning:
+            self._keys_of = self._of_added if statement._returning else self._of_hidden
+            labelled = (c.label(f"{_RETURNED}{i}") for i, c in enumerate(columns))
+            return statement.returning(*labelled)
+        if not (plain_values and _are_given(statement, rows[0], columns)):
+            self._keys_of = self._unknown
+            self.statements.untracked(
+                self.plan,
+                f"an INSERT whose keys {dialect.name} does not tell",
+                "give the keys, insert the rows one by one, or add objects to the session",
+            )
+        return statement
+
+    def end(self, result: CursorResult[Any]) -> None:
+        keys = list(dict.fromkeys(self._keys_of(result)))
+        if not keys:
+            return
+        if not self._changes_others:
+            self.write_keys({self.plan: Changes(inserted=keys)})
+            return
+        plan, writer, unit = self.plan, self.recorder.writer, self.unit
+        live = plan.parent
+        for portion in writer.format(plan).portions(keys):
+            target = Target(
+                plan=plan,
+                live=live,
+                where=(writer.key_clause(plan, live, "keys", False), writer.changed(plan)),
+                parameters=writer.key_parameters(plan, portion, "keys", False),
+            )
+            operation = self.recorder.inserted_or_updated(target)
+            if self.recorder.record(unit, target, operation, self.new_row, is_ours=True):
+                self.written[plan] = keys
+        if plan in self.known:
+            self.written[plan], self.amended = keys, True
+            self.recorder.refresh(unit, plan)
+            self.recorder.settle(unit, plan)
+
+    # -- where the keys are
+
+    def _unknown(self, result: CursorResult[Any]) -> Iterable[Key]:
+        return ()
+
+    def _of_parameters(self, result: CursorResult[Any]) -> Iterable[Key]:
+        names = [column.key for column, _ in self.plan.keys]
+        parameters = _context(result).compiled_parameters
+        return (as_key(row[name] for name in names) for row in parameters)
+
+    def _of_lastrowid(self, result: CursorResult[Any]) -> Iterable[Key]:
+        order = [list(self.plan.parent.primary_key.columns).index(c) for c, _ in self.plan.keys]
+        row = result.inserted_primary_key
+        return [] if row is None or None in tuple(row) else [as_key(row[i] for i in order)]
+
+    def _of_defaults(self, result: CursorResult[Any]) -> Iterable[Key]:
+        context = _context(result)
+        if context.returned_default_rows:
+            return self._of_rows(context.returned_default_rows)
+        return self._of_lastrowid(result)
+
+    def _of_result(self, result: CursorResult[Any]) -> Iterable[Key]:
+        rows = result.all()
+        result._rewind(rows)
+        return self._of_rows(rows)
+
+    def _of_rows(self, rows: Iterable[Any]) -> Iterable[Key]:
+        columns = [column for column, _ in self.plan.keys]
+        return (as_key(row._mapping[column] for column in columns) for row in rows)
+
+    def _of_hidden(self, result: CursorResult[Any]) -> Iterable[Key]:
+        """The statement was made to return the keys: it returns nothing, as the user has it."""
+        rows = result.all()
+        result._soft_close()
+        result._metadata = result._no_result_metadata
+        return (as_key(row) for row in rows)
+
+    def _of_added(self, result: CursorResult[Any]) -> Iterable[Key]:
+        """The keys were added to what the user wants to be returned: they go again."""
+        rows = result.all()
+        width = len(self.plan.keys)
+        result._rewind(rows)
+        orm = getattr(_context(result).compiled.compile_state, "from_statement_ctx", None)
+        if orm is None:
+            result._column_slices(list(range(len(result.keys()) - width)))
+        else:
+            # the ORM makes its rows of these; the compiled statement may be used again
+            entities = orm._entities
+            orm._entities = [e for e in entities if not _name_of(e).startswith(_RETURNED)]
+        return (as_key(row[-width:]) for row in rows)
+
+
+class _Change(_UnderWay):
+    """Rows that match are recorded first, and what the database does to others with them."""
+
+    def __init__(
+        self, statements: Statements, unit: ConnectionUnit, plan: TablePlan | None
+    ) -> None:
+        super().__init__(statements, unit, plan)
+        self.cascade = statements.cascade(self.recorder, unit)
+        #: rows recorded on suspicion: take the live values, and take back what is as it was
+        self.doubt = False
+        #: recorded rows take the live values
+        self.refresh = False
+        self.found = 0
+
+    def rows_of(self, core: Any, rows: Parameters) -> list[Rows]:
+        """The rows that match, by parameters."""
+        live = core.statement.table
+        where = criteria(core)
+        if len(rows) > 1 and isinstance(live, Table):
+            columns = (
+                [c for c, _ in self.plan.keys] if self.plan else list(live.primary_key.columns)
+            )
+            keys = given_keys(columns, core.statement._where_criteria, rows)
+            if keys is not None:
+                format_ = KeyFormat(self.recorder.dialect, columns)
+                clause = format_.many([live.c[c.key] for c in columns], "keys")
+                return [
+                    Rows(
+                        live=live,
+                        where=(clause,),
+                        parameters=format_.many_parameters(portion, "keys"),
+                    )
+                    for portion in format_.portions(keys)
+                ]
+        return [Rows(live=live, where=tuple(_bound(c, row) for c in where)) for row in rows]
+
+    def end(self, result: CursorResult[Any]) -> None:
+        recorder, unit, cascade = self.recorder, self.unit, self.cascade
+        if unit.tx is None:
+            return
+        recorded = cascade.recorded
+        if self.plan in self.known:
+            recorded[self.plan] = None
+        self.written = dict.fromkeys(recorded)
+        self.amended = not self.known.isdisjoint(recorded)
+        for plan in list(recorded):
+            own = plan is self.plan
+            changed = plan in cascade.set or (own and isinstance(self, _Update))
+            if plan in cascade.moved and plan in cascade.marked:
+                recorder.revive(unit, plan)
+            if plan in self.known or plan in cascade.set or (own and (self.refresh or self.doubt)):
+                if changed:
+                    recorder.refresh(unit, plan)
+            if plan.hierarchy[1:]:
+                self.written.update(dict.fromkeys(recorder.follow(unit, plan, self.new_row)))
+            if changed and (plan in self.known or plan in cascade.set or (own and self.doubt)):
+                self.amended |= recorder.settle(unit, plan)
+            if plan in cascade.marked:
+                recorder.take_back(unit, plan)
+
+
+class _Delete(_Change):
+    def begin(self, statement: Any, rows: Parameters) -> Any:
+        plan, recorder = self.plan, self.recorder
+        core = resolved(statement, recorder.dialect)
+        table = parent_table(core.statement.table)
+        limited = False
+        for matching in self.rows_of(core, rows):
+            if plan is None:
+                recorder.lock(self.unit, matching)
+                without = self._hierarchy(table) if self.in_flush else ()
+                self.cascade.delete(table, matching, without=without)
+                continue
+            target = _as_target(plan, matching)
+            if self.in_flush:
+                target = target.only(recorder.had_version(target))
+            self.found += self.cascade.record_deleted(target)
+            limited = True
+        if plan is None:
+            return statement
+        if self.found:
+            self.cascade.delete(table, self.cascade.recorded_rows(plan))
+        if not limited or recorder.serial:
+            return statement
+        limit = recorder.limit(self.unit, target)
+        if self.in_flush:
+            tx = bindparam("history__limit", self.unit.tx, type_=TX.type)
+            limit = or_(limit, ~recorder.had_version(target, tx))
+        return statement.where(limit)
+
+    def _hierarchy(self, table: Any) -> list[Any]:
+        """Tables that a flush deletes from with ``table``: those of a joined hierarchy."""
+        plan = self.statements.plan_of(table)
+        if plan is None:
+            return []
+        return [part.parent for part in plan.hierarchy if part.parent is not table]
+
+
+class _Update(_Change):
+    """Rows named by their keys are recorded afterwards, others first."""
+
+    _keys: list[Key] | None = None
+    _is_locked = False
+
+    def begin(self, statement: Any, rows: Parameters) -> Any:
+        plan, recorder = self.plan, self.recorder
+        core = resolved(statement, recorder.dialect)
+        live = core.statement.table
+        table = parent_table(live)
+        sets = set_clause(core, live, rows[0])
+        referred = {
+            parent.key
+            for reference in self.statements._cascades.of(table, "on_update")
+            for _, parent in reference.pairs
+        }
+        changing = referred & sets.keys()
+        if plan is None:
+            if changing:
+                for row in rows:
+                    [matching] = self.rows_of(core, [row])
+                    recorder.lock(self.unit, matching)
+                    values = self._new_values({k: sets[k] for k in changing}, live, row)
+                    changed = dataclasses.replace(matching, values=values)
+                    self.cascade.update(table, changed, changing)
+            return statement
+        versioned = {column.key: column for column, _ in plan.columns}
+        new_keys = [column.key for column, _ in plan.keys if column.key in sets]
+        unset = [
+            c
+            for c in versioned.values()
+            if c.key not in sets and (c.onupdate is not None or c.server_onupdate is not None)
+        ]
+        if not unset and not sets.keys() & (versioned.keys() | changing):
+            if not has_triggers(self.unit.connection, plan.parent):
+                return statement
+        if not new_keys and not changing and not core._extra_froms and not self.in_flush:
+            columns = [column for column, _ in plan.keys]
+            self._keys = given_keys(columns, core.statement._where_criteria, rows)
+            if self._keys is not None:
+                return statement
+        return self._record_first(statement, core, rows, sets, versioned, new_keys, changing, unset)
+
+    def _record_first(
+        self,
+        statement: Any,
+        core: Any,
+        rows: Parameters,
+        sets: Mapping[str, Any],
+        versioned: Mapping[str, Column[Any]],
+        new_keys: Sequence[str],
+        changing: set[str],
+        unset: Sequence[Column[Any]],
+    ) -> Any:
+        plan, recorder, unit = self.plan, self.recorder, self.unit
+        assert plan is not None
+        live = core.statement.table
+        wanted = {}
+        if not (core._extra_froms or _is_limited(statement)):
+            wanted = {k: v for k, v in sets.items() if k in versioned or k in changing}
+        targets = []
+        for row in rows:
+            [matching] = self.rows_of(core, [row])
+            values = self._new_values(wanted, live, row)
+            targets.append(dataclasses.replace(_as_target(plan, matching), values=values))
+        foreseen = bool(values) and not unset and not self._has_triggers(targets)
+        self.doubt = not foreseen
+        self.refresh = len(rows) > 1 or any(c.computed is not None for c in versioned.values())
+        if new_keys and not values:
+            self.statements.untracked(
+                plan,
+                "an UPDATE that computes new primary keys in a way that cannot be foreseen",
+                "set the key to values or to an expression of the row's own columns",
+            )
+        for target in targets:
+            touched = target.only(self._changed(target)) if foreseen else target
+            if new_keys and values:
+                self.found += self.cascade.record_moved(touched)
+            else:
+                operation = number(Operation.UPDATE)
+                if self.in_flush:
+                    operation = recorder.inserted_or_updated(touched)
+                written = recorder.record(
+                    unit, touched, operation, self.new_row, is_locked=self._is_locked
+                )
+                if written:
+                    self.cascade.recorded[plan] = None
+                self.found += written
+            if changing:
+                self.cascade.update(plan.parent, touched, changing)
+        if recorder.serial:
+            return statement
+        limit = recorder.limit(unit, target)
+        if foreseen and len(rows) == 1:
+            limit = or_(limit, not_(self._changed(target)))
+        return statement.where(limit)
+
+    def _changed(self, target: Target) -> ColumnElement[bool]:
+        """Something that has a history changes in the row."""
+        versioned = {column.key for column, _ in target.plan.columns}
+        return or_(
+            *(
+                not_(identical(target.live.c[key], value, self.recorder.dialect))
+                for key, value in target.values.items()
+                if key in versioned
+            )
+        )
+
+    def _has_triggers(self, targets: Sequence[Target]) -> bool:
+        """Whether triggers may change more; where it costs nothing, asked with the transaction row."""
+        unit, recorder, target = self.unit, self.recorder, targets[0]
+        table = target.plan.parent
+        if unit.tx is not None or recorder.dialect.name == "postgresql" or len(targets) > 1:
+            return has_triggers(unit.connection, table)
+        exists = trigger_exists(table, recorder.dialect)
+        target = target.only(or_(self._changed(target), exists))
+        begun = recorder.begin(unit, target, self.new_row(), exists)
+        self._is_locked = bool(begun) and recorder.locks
+        return bool(begun) and bool(begun[1])
+
+    def _new_values(
+        self, sets: Mapping[str, Any], live: FromClause, row: Mapping[str, Any]
+    ) -> dict[str, ColumnElement[Any]]:
+        """The new values as expressions about the old row; nothing if they cannot be foreseen."""
+        dialect = self.recorder.dialect
+        # MySQL assigns from left to right, and what is assigned later sees what was assigned before
+        in_turn = dialect.name in ("mysql", "mariadb")
+        found: dict[str, ColumnElement[Any]] = {}
+        for key, value in sets.items():
+            type_ = live.c[key].type
+            expression: ColumnElement[Any]
+            if isinstance(value, ColumnElement) and not isinstance(value, BindParameter):
+                used = _columns_used(value, live, dialect)
+                if used is None or (in_turn and not (used - {key}).isdisjoint(sets)):
+                    return {}
+                expression = _bound(value, row)
+            else:
+                # a parameter of a SET clause is none of a SELECT: made anew, with the column's type
+                if isinstance(value, BindParameter):
+                    value = row[value.key] if value.key in row else value.effective_value
+                expression = bindparam("history__set", value, type_=type_, unique=True)
+            found[key] = cast(expression, type_) if dialect.name == "postgresql" else expression
+        return found
+
+    def end(self, result: CursorResult[Any]) -> None:
+        if self._keys is None:
+            super().end(result)
+        elif self._keys and self.plan is not None:
+            changes = Changes(unsure=self._keys)
+            self.write_keys(dict.fromkeys(self.plan.hierarchy, changes))
+
+
+# -- what a statement says
+
+
+def parent_table(table: Any) -> Table | None:
+    """The table behind an alias or an annotation of it; None where there are several."""
+    while isinstance(table, Alias):
+        table = table.element
+    table = table._deannotate() if isinstance(table, Table) else None
+    return table  # type: ignore[no-any-return]
+
+
+def is_of_flush(statement: Any, options: Mapping[str, Any]) -> bool:
+    """Whether a flush executes ``statement`` by itself, and not a listener of the user inside of it.
+
+    A flush brings the compiled cache of its mapper; so does an ORM bulk statement, which however
+    carries its strategy.
+    """
+    return "compiled_cache" in options and "dml_strategy" not in statement._annotations
+
+
+def resolved(statement: Any, dialect: Dialect) -> Any:
+    """The compile state of ``statement``: its table, its SET and its criteria as Core has them."""
+    statement = statement._clone()
+    statement._returning = ()
+    compiler = dialect.statement_compiler(dialect, None)
+    return statement._compile_state_factory(statement, compiler)
+
+
+def set_clause(core: Any, live: FromClause, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The SET clause by column key; what the execution's parameters add is a parameter."""
+    sets = {_name(column): value for column, value in (core._dict_parameters or {}).items()}
+    for name in row:
+        if name in live.c and name not in sets:
+            sets[name] = bindparam(name, required=True)
+    return sets
+
+
+def _as_target(plan: TablePlan, rows: Rows) -> Target:
+    return Target(plan=plan, live=rows.live, where=rows.where, parameters=rows.parameters)
+
+
+def criteria(core: Any) -> tuple[ColumnElement[bool], ...]:
+    """Which rows a statement is about; other tables that it names are in a subquery."""
+    where: tuple[ColumnElement[bool], ...] = tuple(core.statement._where_criteria)
+    if core._extra_froms:
+        matching: Any = select(*(c for f in core._extra_froms for c in list(f.c)[:1]))
+        matching = plain(matching.select_from(*core._extra_froms).where(*where))
+        return (matching.correlate(core.statement.table).exists(),)
+    return where
+
+
+def _table_of(statement: Any) -> Any:
+    """The table; of a joined class the ORM executes the user's statement for each table."""
+    name = "_emit_insert_table" if statement.is_insert else "_emit_update_table"
+    table = statement._annotations.get(name)
+    return statement.table if table is None else table
+
+
+def _returns(statement: Any, columns: Sequence[Column[Any]]) -> bool:
+    """Whether the user has asked for the keys."""
+    selected = (c for c in statement._all_selected_columns if isinstance(c, Column))
+    return {c._deannotate() for c in selected}.issuperset(columns)
+
+
+def _name_of(entity: Any) -> str:
+    return str(getattr(entity, "_label_name", None) or "")
+
+
+def _context(result: CursorResult[Any]) -> Any:
+    return result.context
+
+
+def _are_given(statement: Any, row: Mapping[str, Any], keys: Sequence[Column[Any]]) -> bool:
+    named = {
+        _name(column)
+        for column, value in (statement._values or {}).items()
+        if not isinstance(value, ColumnElement) or isinstance(value, BindParameter)
+    }
+    return all(
+        c.key in row
+        or c.key in named
+        or (c.default is not None and (c.default.is_callable or c.default.is_scalar))
+        for c in keys
+    )
+
+
+def _name(column: Any) -> str:
+    return column if isinstance(column, str) else column.key
+
+
+def _bound(clause: ColumnElement[Any], row: Mapping[str, Any]) -> ColumnElement[Any]:
+    """``clause`` with the parameters of one execution, under names that nothing else has."""
+
+    def bind(parameter: Any) -> None:
+        if parameter.key in row:
+            parameter.value, parameter.required = row[parameter.key], False
+        parameter._convert_to_unique()
+
+    found = (e for e in visitors.iterate(clause) if isinstance(e, BindParameter))
+    if all(parameter.unique for parameter in found):
+        return clause
+    options = {"maintain_key": True, "detect_subquery_cols": True}
+    return visitors.cloned_traverse(clause, options, {"bindparam": bind})
+
+
+def _columns_used(
+    expression: ColumnElement[Any], live: FromClause, dialect: Dialect
+) -> set[str] | None:
+    """Keys of the columns of ``live`` that ``expression`` is a pure function of, if it is one."""
+    pure = _PURE | _PURE_IN_TRANSACTION.get(dialect.name, frozenset())
+    used = set()
+    for element in visitors.iterate(expression):
+        kind, found = element.__visit_name__, element
+        if isinstance(found, Column):
+            if found.table not in {live}:
+                return None
+            used.add(found.key)
+        elif kind == "function" or "function" in kind:
+            if str(getattr(found, "name", "")).lower() not in pure:
+                return None
+        elif kind not in _HARMLESS:
+            return None
+    return used
+
+
+def _is_limited(statement: Any) -> bool:
+    return any(name.endswith("_limit") for name in statement.dialect_kwargs)
+
+
+def given_keys(
+    columns: Sequence[Column[Any]], criteria: Sequence[ColumnElement[bool]], rows: Parameters
+) -> list[Key] | None:
+    """The keys, if the WHERE does nothing but name them."""
+    found: dict[str, BindParameter[Any]] = {}
+    for part in _conjunction(criteria):
+        if not (
+            isinstance(part, BinaryExpression)
+            and part.operator is operators.eq
+            and isinstance(part.left, Column)
+            and isinstance(part.right, BindParameter)
+            and part.left.key not in found
+        ):
+            return None
+        found[part.left.key] = part.right
+    names = [column.key for column in columns]
+    if set(names) != set(found):
+        return None
+    binds = [found[name] for name in names]
+    keys = (as_key(row.get(b.key, b.effective_value) for b in binds) for row in rows)
+    return list(dict.fromkeys(keys))
+
+
+def _conjunction(criteria: Sequence[Any]) -> Iterator[Any]:
+    for part in criteria:
+        if isinstance(part, BooleanClauseList) and part.operator is operators.and_:
+            yield from _conjunction(part.clauses)
+        else:
+            yield part

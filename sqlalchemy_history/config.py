@@ -1,0 +1,148 @@
+"""Options: one frozen record, merged from the defaults, the manager and ``__versioned__``.
+
+>>> Options().merged({"strategy": "subquery"}, "make_versioned(options=)").strategy
+'subquery'
+>>> Options().merged({"stratgy": "subquery"}, "Article.__versioned__")
+Traceback (most recent call last):
+    ...
+sqlalchemy_history.exc.ImproperlyConfigured: Article.__versioned__: unknown option 'stratgy'; \
+did you mean 'strategy'?
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypedDict
+
+from .exc import ImproperlyConfigured
+
+StrategyName = Literal["validity", "subquery"]
+
+
+class OptionsDict(TypedDict, total=False):
+    """The keys of ``make_versioned(options=)`` and of ``__versioned__``."""
+
+    versioning: bool
+    base_classes: tuple[type, ...] | None
+    table_name: str
+    exclude: Iterable[str]
+    include: Iterable[str]
+    create_models: bool
+    create_tables: bool
+    transaction_column_name: str
+    end_transaction_column_name: str
+    operation_type_column_name: str
+    strategy: StrategyName
+    untracked: Literal["raise", "warn", "ignore"]
+    use_module_name: bool
+    support_async: bool
+    indexes: Literal["default", "compatible"]
+    create_composite_index: bool
+    unique_open: bool
+    require_context: Iterable[str]
+    track_relations: Iterable[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What can be chosen for a manager or for one class.
+
+    :ivar versioning: ``False`` leaves the class out.
+    :ivar base_classes: bases of the version class; by default the model's declarative base.
+    :ivar table_name: pattern of version table names; ``%s`` is the parent table's name.
+    :ivar exclude: names of attributes that have no history.
+    :ivar include: names of attributes that have one although ``exclude`` names them.
+    :ivar create_models: ``False``: version tables only, no version classes.
+    :ivar create_tables: ``False``: the version tables are not created by ``create_all()``.
+    :ivar transaction_column_name: column of version tables: who wrote the version.
+    :ivar end_transaction_column_name: column of version tables: who ended it (validity only).
+    :ivar operation_type_column_name: column of version tables: 0, 1 or 2, see ``Operation``.
+    :ivar untracked: what to do with a write that cannot be recorded, such as SQL text: ``"raise"``,
+        ``"warn"`` once for each table, or ``"ignore"``.
+    :ivar strategy: ``"validity"`` stores both ends of a version, ``"subquery"`` only its start.
+    :ivar use_module_name: accepted from the peers; version classes always get their model's module.
+    :ivar support_async: ``True`` makes ``.versions`` a ``write_only`` relationship. Async sessions
+        do not need it: ``session.scalars(article.versions.select())`` works either way.
+    :ivar indexes: ``"default"`` is the lean set; ``"compatible"`` that of the peers' databases.
+    :ivar create_composite_index: accepted from the peers: the primary key serves that purpose.
+    :ivar unique_open: a partial unique index that makes two open versions of one row impossible
+        (validity strategy; SQLite and PostgreSQL).
+    :ivar require_context: columns of the transaction row that must have a value, for example
+        ``("user_id",)``; without, a flush that writes versions raises ``MissingContext``.
+    :ivar track_relations: collections (of versioned classes) of which a change, an element more or
+        less, makes a version of the parent too.
+    """
+
+    versioning: bool = True
+    base_classes: tuple[type, ...] | None = None
+    table_name: str = "%s_version"
+    exclude: frozenset[str] = frozenset()
+    include: frozenset[str] = frozenset()
+    create_models: bool = True
+    create_tables: bool = True
+    transaction_column_name: str = "transaction_id"
+    end_transaction_column_name: str = "end_transaction_id"
+    operation_type_column_name: str = "operation_type"
+    strategy: StrategyName = "validity"
+    untracked: Literal["raise", "warn", "ignore"] = "warn"
+    use_module_name: bool = True
+    support_async: bool = False
+    indexes: Literal["default", "compatible"] = "default"
+    create_composite_index: bool = False
+    unique_open: bool = True
+    require_context: frozenset[str] = frozenset()
+    track_relations: frozenset[str] = frozenset()
+
+    def merged(self, overrides: Mapping[str, Any], where: str) -> Options:
+        """These options with ``overrides`` laid over them.
+
+        :param where: what the overrides are, for messages: ``"Article.__versioned__"``.
+        :raises ImproperlyConfigured: for an unknown key or a value that makes no sense.
+        """
+        changes = {
+            key: _checked(key, value, where)
+            for key, value in overrides.items()
+            if key != RECORDED_BY_PLUGIN
+        }
+        return dataclasses.replace(self, **changes) if changes else self
+
+
+#: TransactionChangesPlugin leaves its class in ``__versioned__`` under this key, for users to find
+RECORDED_BY_PLUGIN = "transaction_changes"
+
+OPTION_NAMES = frozenset(field.name for field in dataclasses.fields(Options))
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "strategy": ("validity", "subquery"),
+    "untracked": ("raise", "warn", "ignore"),
+    "indexes": ("default", "compatible"),
+}
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """`` did you mean 'x'?`` where something is near, else the list of what there is."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names)}"
+
+
+def _checked(key: str, value: Any, where: str) -> Any:
+    if key not in OPTION_NAMES:
+        raise ImproperlyConfigured(f"{where}: unknown option {key!r}; {nearest(key, OPTION_NAMES)}")
+    if key in _CHOICES and value not in _CHOICES[key]:
+        raise ImproperlyConfigured(
+            f"{where}: {key}={value!r}; it is one of {', '.join(map(repr, _CHOICES[key]))}"
+        )
+    if key in ("exclude", "include", "require_context", "track_relations"):
+        if isinstance(value, str):
+            raise ImproperlyConfigured(f"{where}: {key}={value!r}; give a list of names")
+        return frozenset(value or ())
+    if key == "base_classes":
+        return tuple(value) if value else None
+    if key == "table_name" and (not isinstance(value, str) or value.count("%s") != 1):
+        raise ImproperlyConfigured(
+            f"{where}: table_name={value!r}; it is a pattern with one '%s', such as '%s_version'"
+        )
+    return value

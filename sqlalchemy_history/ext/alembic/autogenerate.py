@@ -1,0 +1,435 @@
+"""What autogenerate finds, rewritten so that history comes along, and back again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from alembic.autogenerate import comparators, renderers
+from alembic.operations import MigrateOperation, ops
+from alembic.util import DispatchPriority, PriorityDispatchResult
+from sqlalchemy.dialects import mysql, postgresql
+
+from sqlalchemy_history.plan import INFO_KEY, TablePlan, all_registries, table_plan
+
+
+class HistoryOp(MigrateOperation):
+    """A call of one of the operations above in a migration, and what its reverse calls.
+
+    :ivar call: name and arguments; None: there is nothing to do this way.
+    """
+
+    def __init__(self, call: Call | None, back: Call | None = None) -> None:
+        self.call = call
+        self._back = back
+
+    def reverse(self) -> HistoryOp:
+        """The operation of the other direction."""
+        return HistoryOp(self._back, self.call)
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """How ``alembic check`` reports it."""
+        return self.call or ("nothing",)
+
+
+Call = tuple[str, tuple[Any, ...], dict[str, Any]]
+
+
+@renderers.dispatch_for(HistoryOp)
+def _render(autogen_context: Any, operation: HistoryOp) -> list[str]:
+    if operation.call is None:
+        return []
+    name, positional, named = operation.call
+    arguments = [repr(value) for value in positional]
+    arguments += [f"{key}={value!r}" for key, value in named.items() if value is not None]
+    prefix = autogen_context.opts["alembic_module_prefix"]
+    return [f"{prefix}{name}({', '.join(arguments)})"]
+
+
+@comparators.dispatch_for("autogenerate", priority=DispatchPriority.FIRST)
+def _show_version_tables(autogen_context: Any, upgrade_ops: ops.UpgradeOps) -> Any:
+    """Have the version tables in the metadata before it is looked at."""
+    for metadata in _metadata(autogen_context):
+        for reg in all_registries():
+            if reg.metadata is metadata:
+                reg.configure()
+    return PriorityDispatchResult.CONTINUE
+
+
+@comparators.dispatch_for("autogenerate", priority=DispatchPriority.LAST)
+def _carry_history_along(autogen_context: Any, upgrade_ops: ops.UpgradeOps) -> Any:
+    """Add what histories need to the changes that were found."""
+    _Autogenerate(autogen_context).rewrite(upgrade_ops)
+    return PriorityDispatchResult.CONTINUE
+
+
+def _metadata(autogen_context: Any) -> list[sa.MetaData]:
+    found = autogen_context.metadata
+    return list(found) if isinstance(found, (list, tuple)) else [found]
+
+
+Name = tuple[str | None, str]
+
+
+class _Autogenerate:
+    """Rewrites the operations of one revision."""
+
+    def __init__(self, autogen_context: Any) -> None:
+        self._keep_dropped = bool(autogen_context.opts.get("history_keep_dropped_columns"))
+        self._partial = autogen_context.dialect.name in ("sqlite", "postgresql")
+        self._tables: dict[Name, sa.Table] = {
+            (table.schema, table.name): table
+            for metadata in _metadata(autogen_context)
+            for table in metadata.tables.values()
+        }
+        plans = [(key, table_plan(table), table) for key, table in self._tables.items()]
+        self._parents = {key: p for key, p, table in plans if p and p.parent is table}
+        self._versions = {key: p for key, p, table in plans if p and p.version is table}
+        self._transactions: set[Name] = {
+            (plan.transaction.schema, plan.transaction.name) for plan in self._parents.values()
+        }
+        self._created: set[Name] = set()
+        #: comes before all else, so that its reverse comes after all else
+        self._first: list[MigrateOperation] = []
+        self._last: list[MigrateOperation] = []
+
+    def rewrite(self, upgrade_ops: ops.UpgradeOps) -> None:
+        """Put the operations that history needs beside those that were found."""
+        found = self._rename_tables(list(upgrade_ops.ops))
+        self._created = {_name(o) for o in found if isinstance(o, ops.CreateTableOp)}
+        done: list[MigrateOperation] = []
+        for operation in found:
+            if isinstance(operation, ops.CreateTableOp):
+                done += self._created_table(operation)
+            elif isinstance(operation, ops.DropTableOp):
+                done += self._dropped_table(operation)
+            elif not isinstance(operation, ops.ModifyTableOps):
+                done.append(operation)
+            elif _name(operation) in self._versions:
+                done += self._modified_version_table(operation)
+            else:
+                done += self._modified_parent(operation)
+        self._backfill()
+        upgrade_ops.ops[:] = [*self._first, *done, *self._last]
+
+    # -- tables that come and go
+
+    def _created_table(self, operation: ops.CreateTableOp) -> Iterator[MigrateOperation]:
+        name = _name(operation)
+        # what versioning keeps there is not a migration's business, and cannot be written into it
+        operation.info = {
+            key: value
+            for key, value in operation.info.items()
+            if key != "renamed_from" and not str(key).startswith(INFO_KEY)
+        }
+        if name in self._versions:
+            _retype(operation, _existing_enum)
+        if name not in self._transactions:
+            yield operation
+            return
+        _retype(operation, _plain_datetime)
+        # the sequence may belong to the table: it comes after it, and goes after it
+        create, drop = _sequence(name)
+        yield HistoryOp(None, drop)
+        yield operation
+        yield HistoryOp(create)
+
+    def _dropped_table(self, operation: ops.DropTableOp) -> Iterator[MigrateOperation]:
+        schema, name = _name(operation)
+        parent = (schema, name.removesuffix("_version"))
+        if parent[1] != name and parent in self._tables:
+            self._first.append(
+                HistoryOp(None, ("backfill_versions", (parent[1],), {"schema": schema}))
+            )
+            if operation._reverse is not None:
+                _retype(operation._reverse, _existing_enum)
+        columns = operation.to_table().c
+        if "id" in columns and "issued_at" in columns and not self._transactions:
+            create, drop = _sequence((schema, name))
+            yield HistoryOp(None, create)
+            yield operation
+            yield HistoryOp(drop)
+        else:
+            yield operation
+
+    def _backfill(self) -> None:
+        """First versions for the rows of tables that are there and become versioned."""
+        groups: dict[Any, list[Any]] = {}
+        for name, plan in self._versions.items():
+            if name in self._created and _name_of(plan.parent) not in self._created:
+                options = plan.options
+                named = (
+                    ("transaction_table", _unless("transaction", plan.transaction.name)),
+                    ("transaction_column", _unless("transaction_id", plan.tx.name)),
+                    ("operation_column", _unless("operation_type", plan.op.name)),
+                    ("schema", plan.parent.schema),
+                )
+                default = options.table_name == "%s_version"
+                table = plan.parent.name if default else (plan.parent.name, plan.version.name)
+                groups.setdefault(named, []).append(table)
+        for named, tables in groups.items():
+            self._last.append(HistoryOp(("backfill_versions", (tables,), dict(named))))
+
+    # -- tables that were renamed
+
+    def _rename_tables(self, found: list[MigrateOperation]) -> list[MigrateOperation]:
+        created = {_name(o): o for o in found if isinstance(o, ops.CreateTableOp)}
+        dropped = {_name(o): o for o in found if isinstance(o, ops.DropTableOp)}
+        renames: list[MigrateOperation] = []
+        pairs: dict[Name, Name] = {}
+        for name, plan in self._parents.items():
+            old = (name[0], str(plan.parent.info.get("renamed_from")))
+            version = _name_of(plan.version)
+            old_version = (name[0], plan.options.table_name % old[1])
+            if name in created and old in dropped and old_version in dropped:
+                pairs |= {old: name, old_version: version}
+                there, back = (
+                    (
+                        "rename_versioned_table",
+                        (one, other),
+                        {
+                            "old_version_table": _unless(f"{one}_version", one_version),
+                            "new_version_table": _unless(f"{other}_version", other_version),
+                            "schema": name[0],
+                        },
+                    )
+                    for one, one_version, other, other_version in (
+                        (old[1], old_version[1], name[1], version[1]),
+                        (name[1], version[1], old[1], old_version[1]),
+                    )
+                )
+                renames.append(HistoryOp(there, back))
+        if not pairs:
+            return found
+        gone = [*(dropped[old] for old in pairs), *(created[new] for new in pairs.values())]
+        others = [operation for operation in found if operation not in gone]
+        before = [o for o in others if isinstance(o, ops.ModifyTableOps) and _name(o) in pairs]
+        for operation in others:
+            if isinstance(operation, ops.ModifyTableOps):
+                operation.ops = _without_moved_keys(operation.ops, pairs)
+        return [*before, *renames, *(o for o in others if o not in before)]
+
+    # -- tables that change
+
+    def _renamed_columns(self, operation: ops.ModifyTableOps) -> dict[str, str]:
+        """New name -> old name of versioned columns that say that they were renamed."""
+        name = _name(operation)
+        plan = self._parents.get(name) or self._versions.get(name)
+        if plan is None:
+            return {}
+        added = {o.column.name for o in operation.ops if isinstance(o, ops.AddColumnOp)}
+        dropped = {o.column_name for o in operation.ops if isinstance(o, ops.DropColumnOp)}
+        return {
+            live.name: live.info["renamed_from"]
+            for live, _ in plan.columns
+            if live.name in added and live.info.get("renamed_from") in dropped
+        }
+
+    def _modified_parent(self, operation: ops.ModifyTableOps) -> Iterator[MigrateOperation]:
+        plan = self._parents.get(_name(operation))
+        if plan is None:
+            yield operation
+            return
+        renamed = self._renamed_columns(operation)
+        changes = [o for o in operation.ops if _column_name(o) not in {*renamed, *renamed.values()}]
+        names = {
+            "version_table": _unless(f"{plan.parent.name}_version", plan.version.name),
+            "schema": plan.parent.schema,
+        }
+        if renamed:
+            drops = [o for o in changes if isinstance(o, ops.DropIndexOp)]
+            changes = [o for o in changes if o not in drops]
+            yield from _modify(operation, drops)
+            for new, old in renamed.items():
+                there = ("rename_versioned_column", (plan.parent.name, old, new), names)
+                back = ("rename_versioned_column", (plan.parent.name, new, old), names)
+                yield HistoryOp(there, back)
+        yield from _modify(operation, changes)
+        versioned = {live.name for live, _ in plan.columns}
+        with_values = [
+            o
+            for o in changes
+            if isinstance(o, (ops.AddColumnOp, ops.DropColumnOp)) and _has_values(o.to_column())
+        ]
+        added = [o.column.name for o in with_values if isinstance(o, ops.AddColumnOp)]
+        added = [column for column in added if column in versioned]
+        dropped = [o.column_name for o in with_values if isinstance(o, ops.DropColumnOp)]
+        if added:
+            self._last.append(HistoryOp(("sync_versions", (plan.parent.name, added), names)))
+        if dropped and not self._keep_dropped:
+            self._first.append(
+                HistoryOp(None, ("sync_versions", (plan.parent.name, dropped), names))
+            )
+
+    def _modified_version_table(self, operation: ops.ModifyTableOps) -> Iterator[MigrateOperation]:
+        name = _name(operation)
+        plan = self._versions[name]
+        renamed = self._renamed_columns(operation)
+        begin: list[MigrateOperation] = []
+        columns: list[MigrateOperation] = []
+        links: list[MigrateOperation] = []
+        end: list[MigrateOperation] = []
+        for change in operation.ops:
+            column = _column_name(change)
+            if column in renamed or column in renamed.values():
+                continue
+            if isinstance(change, (ops.CreateIndexOp, ops.DropIndexOp)):
+                self._index(change, plan, begin, end)
+                continue
+            if column == plan.options.end_transaction_column_name:
+                call = _link(plan, column)
+                if isinstance(change, ops.AddColumnOp):
+                    links.append(HistoryOp(call))
+                else:
+                    begin.append(HistoryOp(None, call))
+            elif isinstance(change, ops.DropColumnOp) and self._keep_dropped:
+                continue
+            elif isinstance(change, ops.AlterColumnOp):
+                # a version column never increments: Alembic warns where it is told so
+                change.kw.pop("autoincrement", None)
+            columns.append(change)
+        for part in (begin, columns, links, end):
+            calls = [o for o in part if isinstance(o, HistoryOp)]
+            yield from _modify(operation, [o for o in part if o not in calls])
+            yield from calls
+
+    def _index(
+        self,
+        change: ops.CreateIndexOp | ops.DropIndexOp,
+        plan: TablePlan,
+        begin: list[MigrateOperation],
+        end: list[MigrateOperation],
+    ) -> None:
+        created = isinstance(change, ops.CreateIndexOp)
+        if change.index_name != f"uq_{plan.version.name}_open":
+            (end if created else begin).append(change)
+            return
+        named = {
+            "end_transaction_column": _unless(
+                "end_transaction_id", plan.options.end_transaction_column_name
+            ),
+            "schema": plan.version.schema,
+        }
+        columns = [version.name for _, version in plan.keys]
+        there, back = (
+            (f"{verb}_open_version_index", (change.index_name, plan.version.name, columns), named)
+            for verb in ("create", "drop")
+        )
+        if not created:
+            begin.append(HistoryOp(back, there))
+        elif self._partial or _name_of(plan.version) in self._created:
+            end.append(HistoryOp(there, back))
+
+
+def _name(operation: Any) -> Name:
+    return operation.schema, operation.table_name
+
+
+def _name_of(table: sa.Table) -> Name:
+    return table.schema, table.name
+
+
+def _unless(default: str, value: str) -> str | None:
+    return None if value == default else value
+
+
+def _modify(
+    operation: ops.ModifyTableOps, changes: Sequence[MigrateOperation]
+) -> Iterator[ops.ModifyTableOps]:
+    if changes:
+        yield ops.ModifyTableOps(operation.table_name, changes, schema=operation.schema)
+
+
+def _column_name(change: MigrateOperation) -> str | None:
+    if isinstance(change, ops.AddColumnOp):
+        return change.column.name
+    return change.column_name if isinstance(change, ops.DropColumnOp) else None
+
+
+def _has_values(column: sa.Column[Any]) -> bool:
+    """Rows that are there have a value in the column as soon as it is added."""
+    return column.server_default is not None or not column.nullable
+
+
+def _link(plan: TablePlan, end: str) -> Call:
+    named = {
+        "transaction_column": _unless("transaction_id", plan.tx.name),
+        "end_transaction_column": _unless("end_transaction_id", end),
+        "schema": plan.version.schema,
+    }
+    return "link_versions", (plan.version.name,), named
+
+
+def _sequence(name: Name) -> tuple[Call, Call]:
+    schema, table = name
+    arguments = (f"{table}_id_seq",)
+    named = {"schema": schema}
+    return (
+        ("create_transaction_sequence", arguments, named),
+        ("drop_transaction_sequence", arguments, named),
+    )
+
+
+def _without_moved_keys(
+    changes: Sequence[MigrateOperation], pairs: dict[Name, Name]
+) -> list[MigrateOperation]:
+    """``changes`` but for foreign keys that follow a renamed table by themselves."""
+    new = [
+        o
+        for o in changes
+        if isinstance(o, ops.CreateForeignKeyOp)
+        and (o.kw.get("referent_schema"), o.referent_table) in pairs.values()
+    ]
+    old = [
+        o
+        for o in changes
+        if isinstance(o, ops.DropConstraintOp)
+        and o.constraint_type == "foreignkey"
+        and any(
+            (element.column.table.schema, element.column.table.name) in pairs
+            for element in o.to_constraint().elements  # type: ignore[attr-defined]
+        )
+    ]
+    moved = [*new, *old] if len(new) == len(old) else []
+    return [o for o in changes if o not in moved]
+
+
+def _retype(operation: ops.CreateTableOp, new_type: Callable[[Any], Any]) -> None:
+    """Give the columns of a new table other types; those of the model stay as they are."""
+    columns = []
+    for item in operation.columns:
+        column = item
+        if isinstance(item, sa.Column):
+            column = item._copy()
+            column.type = new_type(item.type)
+        columns.append(column)
+    operation.columns = columns
+
+
+def _plain_datetime(type_: Any) -> Any:
+    """A datetime type that a migration can name, and that keeps microseconds everywhere."""
+    if not isinstance(type_, sa.TypeDecorator) or not isinstance(type_.impl_instance, sa.DateTime):
+        return type_
+    plain = sa.DateTime(timezone=type_.impl_instance.timezone)
+    return plain.with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+
+
+def _existing_enum(type_: Any) -> Any:
+    """An enum of the parent table as a type that creates nothing.
+
+    No ``Enum`` with variants: SQLAlchemy loses them when a column is copied.
+    """
+    if isinstance(type_, postgresql.ENUM):
+        return postgresql.ENUM(
+            *type_.enums, name=type_.name, schema=type_.schema, create_type=False
+        )
+    if not isinstance(type_, sa.Enum):
+        return type_
+    native = type_._variant_mapping.get("postgresql", type_)
+    if not isinstance(native, sa.Enum) or not native.native_enum:
+        return type_
+    there = postgresql.ENUM(
+        *native.enums, name=native.name, schema=native.schema, create_type=False
+    )
+    return sa.String(type_.length).with_variant(there, "postgresql")

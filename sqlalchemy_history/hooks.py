@@ -1,0 +1,241 @@
+"""The one door for plugins: which hooks there are, and what they are given.
+
+A plugin is a subclass of :class:`Plugin` that overrides the hooks it wants. Hooks work on sets, as
+the writing does: :meth:`Plugin.after_write` comes once per flush (or bulk statement) and
+connection, with the tables that were written; what a plugin stores, it stores with SQL over those
+versions::
+
+    class LastTouched(Plugin):
+        '''Keeps in the ``touched`` table which tables a transaction wrote.'''
+
+        def after_write(self, written):
+            for plan in written.tables:
+                written.connection.execute(touched.insert().values(name=plan.parent.name))
+
+A public method that is no hook is refused, and so is a hook with other arguments: a misspelled hook
+would never be called. Methods of the plugin's own start with an underscore.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import (
+    Callable,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableSequence,
+    Sequence,
+)
+from typing import TYPE_CHECKING, Any, Final, overload
+
+from .config import nearest
+from .exc import ImproperlyConfigured
+from .plan import ClassPlan, Key, TablePlan
+from .write import TX
+
+if TYPE_CHECKING:
+    from sqlalchemy import Column, ColumnElement, Connection, CursorResult, FromClause, Table
+    from sqlalchemy.orm import Session, registry
+
+    from .manager import VersioningManager
+    from .write import Writer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """What one flush or one bulk statement wrote over one connection.
+
+    :ivar transaction_id: None if nothing is left of the transaction: all it did was taken back.
+    :ivar tables: by plan, the keys of the rows that it touched; None where only the database knows.
+    :ivar amended: whether some of these rows had a version of this transaction before, which has
+        now other values, another operation, or is gone.
+    """
+
+    manager: VersioningManager
+    session: Session
+    connection: Connection
+    writer: Writer
+    transaction_id: int | None
+    tables: Mapping[TablePlan, Sequence[Key] | None]
+    amended: bool
+
+    def keys(self, plan: TablePlan) -> Sequence[Key] | None:
+        """The keys in ``tables``; None also if they are more than one statement can take."""
+        keys = self.tables[plan]
+        if keys is not None and len(next(self.writer.format(plan).portions(keys))) < len(keys):
+            return None
+        return keys
+
+    def execute(
+        self,
+        plan: TablePlan,
+        name: Hashable,
+        build: Callable[[Callable[[FromClause], ColumnElement[bool]]], Any],
+        **parameters: Any,
+    ) -> CursorResult[Any]:
+        """Run a statement about the versions that were written in the table of ``plan``.
+
+        :param name: tells the statements of a plugin apart; equal names stand for equal statements.
+        :param build: makes the statement, once per name, plan and database. It is given a function
+            that says of ``plan.version``, or of an alias of it: this is one of the versions.
+        """
+        keys = self.keys(plan)
+
+        def is_written(v: FromClause) -> ColumnElement[bool]:
+            own = plan.tx_of(v) == TX
+            return own if keys is None else own & self.writer.key_clause(plan, v, "keys", False)
+
+        if keys is not None:
+            parameters |= self.writer.key_parameters(plan, keys, "keys", False)
+        return self.run((name, plan, keys is None), lambda: build(is_written), **parameters)
+
+    def run(self, name: Hashable, build: Callable[[], Any], **parameters: Any) -> CursorResult[Any]:
+        """Run a statement in which ``TX`` stands for the transaction's id; ``name`` as above."""
+        statement = self.writer._built(("plugin", name), build)
+        return self.connection.execute(
+            statement, {"history__tx": self.transaction_id, **parameters}
+        )
+
+
+class Plugin:
+    """Base of plugins: the hooks, each of which does nothing."""
+
+    def build_classes(self, manager: VersioningManager, in_registry: registry) -> None:
+        """The Transaction class was made, in ``in_registry``: make what refers to it."""
+
+    def class_versioned(self, plan: ClassPlan) -> None:
+        """A class was made versioned: its version table is there, its version class maybe not."""
+
+    def version_columns(
+        self, parent: Table, columns: Sequence[Column[Any]]
+    ) -> Iterable[Column[Any]]:
+        """Further columns for the version table of ``parent``: nullable or with a server default.
+
+        :param columns: the columns of ``parent`` that have a history.
+        """
+        return ()
+
+    def transaction_values(self, session: Session) -> Mapping[str, Any]:
+        """Values for columns of the transaction row; those of a ``transaction_context`` win."""
+        return {}
+
+    def after_write(self, written: Written) -> None:
+        """Versions were written, amended or taken back."""
+
+    def transaction_moved(
+        self, session: Session, connection: Connection, old: int, new: int | None
+    ) -> None:
+        """The transaction ``old`` now has the id ``new``, or is gone: what refers to it follows."""
+
+    def redacted(
+        self, session: Session, plan: ClassPlan, key: Key, columns: Sequence[Column[Any]]
+    ) -> None:
+        """Values of one object were erased from its versions: erase what this plugin keeps of them.
+
+        :param columns: the columns of the live tables of which the values were erased.
+        """
+
+
+__all__ = ["HOOKS", "TX", "Plugin", "PluginCollection", "Written"]
+
+HOOKS: Final = tuple(name for name in vars(Plugin) if not name.startswith("_"))
+
+
+class PluginCollection(MutableSequence[Plugin]):
+    """A list of plugins that takes nothing but plugins.
+
+    >>> class Misspelled(Plugin):
+    ...     def after_wriet(self, written): ...
+    >>> PluginCollection([Misspelled()])
+    Traceback (most recent call last):
+        ...
+    sqlalchemy_history.exc.ImproperlyConfigured: Misspelled.after_wriet: there is no such hook; \
+did you mean 'after_write'? A method that is no hook starts with an underscore
+    """
+
+    def __init__(self, plugins: Iterable[Plugin] = ()) -> None:
+        self._plugins: list[Plugin] = []
+        self._hooks: dict[str, tuple[Any, ...]] = {}
+        self.extend(plugins)
+
+    def hooks(self, name: str) -> tuple[Any, ...]:
+        """The bound methods of the plugins that implement the hook ``name``."""
+        found = self._hooks.get(name)
+        if found is None:
+            nothing = getattr(Plugin, name)
+            found = self._hooks[name] = tuple(
+                getattr(plugin, name)
+                for plugin in self._plugins
+                if getattr(type(plugin), name) is not nothing
+            )
+        return found
+
+    def __len__(self) -> int:
+        return len(self._plugins)
+
+    def __iter__(self) -> Iterator[Plugin]:
+        return iter(self._plugins)
+
+    @overload
+    def __getitem__(self, index: int) -> Plugin: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Plugin]: ...
+    def __getitem__(self, index: int | slice) -> Plugin | list[Plugin]:
+        return self._plugins[index]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        for plugin in value if isinstance(index, slice) else (value,):
+            _check(plugin)
+        self._plugins[index] = value
+        self._hooks.clear()
+
+    def __delitem__(self, index: int | slice) -> None:
+        del self._plugins[index]
+        self._hooks.clear()
+
+    def insert(self, index: int, value: Plugin) -> None:
+        """Insert a plugin before ``index``.
+
+        :raises ImproperlyConfigured: if it is no plugin, or has a hook that does not exist.
+        """
+        _check(value)
+        self._plugins.insert(index, value)
+        self._hooks.clear()
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Iterable) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._plugins!r})"
+
+
+def _check(plugin: Any) -> None:
+    if not isinstance(plugin, Plugin):
+        advice = " (an instance, not the class)" if isinstance(plugin, type) else ""
+        raise ImproperlyConfigured(
+            f"{plugin!r} is no plugin: give an instance of a subclass of Plugin{advice}"
+        )
+    name = type(plugin).__name__
+    for cls in type(plugin).__mro__:
+        if cls is Plugin:
+            break
+        for attribute, value in vars(cls).items():
+            if attribute.startswith("_") or not inspect.isfunction(value):
+                continue
+            if attribute not in HOOKS:
+                raise ImproperlyConfigured(
+                    f"{name}.{attribute}: there is no such hook; {nearest(attribute, HOOKS)} "
+                    f"A method that is no hook starts with an underscore"
+                )
+            expected = list(inspect.signature(getattr(Plugin, attribute)).parameters)
+            given = list(inspect.signature(value).parameters)
+            if given != expected:
+                raise ImproperlyConfigured(
+                    f"{name}.{attribute}({', '.join(given)}): the hook is called with "
+                    f"({', '.join(expected)})"
+                )

@@ -1,0 +1,265 @@
+"""What is wrong with a history: each law as one query that finds what breaks it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Final, Literal
+
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    and_,
+    case,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+)
+from sqlalchemy.orm import Session
+
+from sqlalchemy_history.compare import identical
+from sqlalchemy_history.operation import Operation
+from sqlalchemy_history.plan import Key, TablePlan, as_key
+from sqlalchemy_history.strategy import STRATEGIES
+
+from .prune import equal_versions
+from .transactions import UnusedTransactions
+from .upkeep import Upkeep
+
+Severity = Literal["error", "warning", "note"]
+
+#: kind -> (how bad, what it means)
+KINDS: Final[dict[str, tuple[Severity, str]]] = {
+    "dangling transaction": ("error", "its transaction is not in the transaction table"),
+    "stray part": ("error", "the base table of the hierarchy has no version for it"),
+    "two open versions": ("error", "it is open, and so is another version of the row"),
+    "never closed": ("error", "it is open, although it is not the last version"),
+    "wrong end": ("error", "it does not end where the next version starts"),
+    "no open version": ("error", "it has an end, although it is the last version"),
+    "differs from live row": ("error", "it is the last version, and the live row says otherwise"),
+    "lives after DELETE": ("error", "it says that the row was deleted, and the row is there"),
+    "gone without DELETE": ("error", "it is the last version, and the row is not there any more"),
+    "no history": ("warning", "the live row has no version; backfill() gives it one"),
+    "equal versions": ("warning", "it says the same as the version before; vacuum() removes it"),
+    "unused transaction": ("note", "no version belongs to it, and no other table refers to it"),
+}
+
+#: how ``remote_addr`` of the transaction row begins that says who erased values, and when
+REDACT_MARK: Final = "redact "
+
+#: a version is the last one if none is later, whatever the columns say that may be damaged
+_LAST = STRATEGIES["subquery"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """Something that breaks a law of histories.
+
+    :ivar kind: which law; see the how-to on upkeep.
+    :ivar severity: ``"error"``: history shows something wrong; ``"warning"``: it shows too little
+        or too much; ``"note"``: it does no harm.
+    :ivar table: the table that the version, the live row or the transaction is in.
+    :ivar key: the key of the row that it is about; None for a transaction.
+    :ivar transaction_id: of the version; None where it is about a live row.
+    :ivar message: what is wrong, for people.
+    """
+
+    kind: str
+    severity: Severity
+    table: str
+    key: Key
+    transaction_id: int | None
+    message: str
+
+
+def verify(session: Session, model: Any, *, limit: int | None = None) -> list[Finding]:
+    """What is wrong with the history of ``model``; nothing is changed.
+
+    Every law is one query for each table, which finds only what breaks it, so the memory that it
+    takes depends on the damage, not on the history.
+
+    :param limit: stop after so many findings.
+    :raises ClassNotVersioned: if the class has no history.
+    """
+    found: list[Finding] = []
+    for finding in findings(Upkeep(session, model, "verify")):
+        if limit is not None and len(found) >= limit:
+            break
+        found.append(finding)
+    return found
+
+
+def findings(work: Upkeep) -> Iterator[Finding]:
+    """What is wrong, one by one."""
+    for root in work.roots:
+        for part in root.hierarchy:
+            yield from _about_versions(work, part, "dangling transaction", dangling(part))
+            if part is not root:
+                yield from _about_versions(work, part, "stray part", stray(root, part))
+            if part.end is not None:
+                for row in _rows(work, broken_chain(part)):
+                    yield _finding(row[-1], part.version.fullname, row[:-2], row[-2])
+        live_table = root.parent.fullname
+        for row in _rows(work, wrong_now(work, root)):
+            kind = row[-1]
+            where = live_table if kind == "no history" else root.version.fullname
+            yield _finding(kind, where, row[:-2], row[-2])
+        yield from _about_versions(work, root, "gone without DELETE", gone(work, root))
+        yield from _about_versions(work, root, "equal versions", equal_versions(work, root)[0])
+    transaction = work.plan.root.transaction
+    for row in _rows(work, unused_transactions(work)):
+        yield _finding("unused transaction", transaction.fullname, None, row[0])
+
+
+def _about_versions(
+    work: Upkeep, plan: TablePlan, kind: str, statement: Select[Any]
+) -> Iterator[Finding]:
+    for row in _rows(work, statement):
+        yield _finding(kind, plan.version.fullname, row[:-1], row[-1])
+
+
+def _rows(work: Upkeep, statement: Select[Any]) -> Iterator[Any]:
+    options = {"yield_per": 1000}
+    with work.connection.execute(statement, execution_options=options) as result:
+        yield from result
+
+
+def _finding(kind: str, table: str, key: Any, tx: int | None) -> Finding:
+    severity, meaning = KINDS[kind]
+    of = "" if key is None else f" of {as_key(key)!r}"
+    which = "live row" if tx is None else "transaction" if key is None else "version"
+    name = which if tx is None else f"{which} {tx}"
+    return Finding(
+        kind=kind,
+        severity=severity,
+        table=table,
+        key=None if key is None else as_key(key),
+        transaction_id=tx,
+        message=f"{table}, {name}{of}: {kind}: {meaning}",
+    )
+
+
+# -- the laws
+
+
+def dangling(plan: TablePlan) -> Select[Any]:
+    """(keys, transaction) of versions whose transaction is not there."""
+    v, transaction = plan.version, plan.transaction
+    return select(*plan.keys_of(v), plan.tx_of(v)).where(
+        ~exists().where(transaction.c.id == plan.tx_of(v))
+    )
+
+
+def stray(root: TablePlan, part: TablePlan) -> Select[Any]:
+    """(keys, transaction) of versions in a table of a hierarchy that the base table lacks."""
+    v, base = part.version, root.version
+    return select(*part.keys_of(v), part.tx_of(v)).where(
+        ~exists().where(_same_row(part, v, root, base), root.tx_of(base) == part.tx_of(v))
+    )
+
+
+def broken_chain(plan: TablePlan) -> Select[Any]:
+    """(keys, transaction, kind) of versions that do not end where the next one starts."""
+    v = plan.version
+    keys = plan.keys_of(v)
+    is_open = case((plan.end_of(v).is_(None), 1), else_=0)
+    chain = select(
+        *keys,
+        plan.tx_of(v),
+        plan.end_of(v),
+        func.lead(plan.tx_of(v))
+        .over(partition_by=keys, order_by=plan.tx_of(v))
+        .label("history_next"),
+        func.sum(is_open).over(partition_by=keys).label("history_open"),
+    ).subquery("chain")
+    end, following = plan.end_of(chain), chain.c.history_next
+    kind = case(
+        (following.is_(None), literal("no open version")),
+        (end.is_not(None), literal("wrong end")),
+        (chain.c.history_open > 1, literal("two open versions")),
+        else_=literal("never closed"),
+    )
+    return select(*plan.keys_of(chain), plan.tx_of(chain), kind).where(
+        end.is_distinct_from(following)
+    )
+
+
+def wrong_now(work: Upkeep, root: TablePlan) -> Select[Any]:
+    """(keys, transaction, kind) of live rows that the last version does not agree with."""
+    live = root.parent
+    any_version, last = root.version.alias(), root.version.alias("last")
+    latest = (
+        select(func.max(root.tx_of(any_version)))
+        .where(root.same_key(any_version, live))
+        .correlate(live)
+        .scalar_subquery()
+    )
+    deleted = exists().where(
+        root.same_key(last, live),
+        _LAST.is_open(root, last),
+        root.op_of(last) == Operation.DELETE,
+    )
+    kind = case(
+        (latest.is_(None), literal("no history")),
+        (deleted, literal("lives after DELETE")),
+        else_=literal("differs from live row"),
+    )
+    differs = [_differs(work, root, live)]
+    for part in root.hierarchy[1:]:
+        other = part.parent
+        differs.append(
+            exists().where(_same_row(part, other, root, live), _differs(work, part, other))
+        )
+    statement = select(*root.keys_of(live), latest, kind).where(
+        or_(*differs), work.recorded_rows(root)
+    )
+    return statement.distinct() if root.association else statement
+
+
+def gone(work: Upkeep, root: TablePlan) -> Select[Any]:
+    """(keys, transaction) of last versions that are no DELETE, and whose row is not there."""
+    v, live = root.version, root.parent
+    return select(*root.keys_of(v), root.tx_of(v)).where(
+        root.op_of(v) != Operation.DELETE,
+        ~exists().where(root.same_key(live, v), work.recorded_rows(root)),
+        _LAST.is_open(root, v),
+    )
+
+
+def unused_transactions(work: Upkeep) -> Select[Any]:
+    """The ids of transactions that nothing needs, but for the marks that upkeep has left."""
+    transaction = work.plan.root.transaction
+    statement = select(transaction.c.id).where(UnusedTransactions(work).condition)
+    if "remote_addr" in transaction.c:
+        note = transaction.c.remote_addr
+        statement = statement.where(or_(note.is_(None), ~note.startswith(REDACT_MARK)))
+    return statement
+
+
+def _differs(work: Upkeep, plan: TablePlan, live: FromClause) -> ColumnElement[bool]:
+    v = plan.version.alias()
+    keys = {column for column, _ in plan.keys}
+    dialect = work.connection.dialect
+    same = (
+        identical(live.c[column.key], v.c[version.key], dialect)
+        for column, version in plan.columns
+        if column not in keys
+    )
+    return ~exists().where(
+        plan.same_key(v, live),
+        _LAST.is_open(plan, v),
+        plan.op_of(v) != Operation.DELETE,
+        and_(true(), *same),
+    )
+
+
+def _same_row(
+    one_plan: TablePlan, one: FromClause, other_plan: TablePlan, other: FromClause
+) -> ColumnElement[bool]:
+    return and_(
+        *(a == b for a, b in zip(one_plan.keys_of(one), other_plan.keys_of(other), strict=True))
+    )

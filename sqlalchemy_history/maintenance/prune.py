@@ -1,0 +1,193 @@
+"""Less history: versions that say nothing new, and versions that nobody needs any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Row,
+    Select,
+    Table,
+    and_,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    true,
+)
+from sqlalchemy.orm import Session
+
+from sqlalchemy_history.compare import identical
+from sqlalchemy_history.operation import Operation
+from sqlalchemy_history.plan import TablePlan, as_key
+from sqlalchemy_history.query import moment
+
+from .transactions import UnusedTransactions
+from .upkeep import ProgressCallback, Upkeep
+
+
+def vacuum(
+    session: Session,
+    model: Any,
+    yield_per: int = 1000,
+    *,
+    commit: bool = False,
+    progress: ProgressCallback | None = None,
+) -> int:
+    """Remove the versions of ``model`` that say the same as the version before them.
+
+    The versions that stay are linked again, so that validities touch. Versions A, B, A all stay.
+
+    :param yield_per: how many versions are removed by one statement.
+    :param commit: commit after each batch.
+    :param progress: called after each batch with a :class:`Progress`.
+    :returns: how many versions were removed.
+    :raises ClassNotVersioned: if the class has no history.
+    """
+    work = Upkeep(session, model, "vacuum", batch_size=yield_per, commit=commit, progress=progress)
+    for root in work.roots:
+        remove_equal_versions(work, root)
+    work.finish()
+    return work.done
+
+
+def remove_equal_versions(work: Upkeep, root: TablePlan) -> None:
+    """Remove what :func:`equal_versions` finds."""
+    unused = UnusedTransactions(work)
+    for rows in work.batches(*equal_versions(work, root)):
+        # what is equal to a version that goes too is equal to the one that stays
+        _remove(work, root, rows)
+        keys = list(dict.fromkeys(as_key(row[:-1]) for row in rows))
+        for part in root.hierarchy:
+            work.relink(part, keys)
+        unused.remove(row[-1] for row in rows)
+        work.batch_done(root, len(rows))
+
+
+def equal_versions(
+    work: Upkeep, root: TablePlan
+) -> tuple[Select[Any], Sequence[ColumnElement[Any]]]:
+    """(keys, transaction) of versions that are equal, in all tables, to the one before."""
+    own = root.version.alias("own")
+    columns = [*root.keys_of(own), root.tx_of(own)]
+    statement = select(*columns).where(root.op_of(own) != Operation.DELETE)
+    for part in root.hierarchy:
+        mine = own if part is root else part.version.alias()
+        before, other = part.version.alias(), part.version.alias()
+        latest = (
+            select(func.max(part.tx_of(other)))
+            .where(part.same_key(other, mine), part.tx_of(other) < part.tx_of(mine))
+            .correlate(mine)
+            .scalar_subquery()
+        )
+        same = exists().where(
+            part.same_key(before, mine),
+            part.tx_of(before) == latest,
+            part.op_of(before) != Operation.DELETE,
+            _identical(part, mine, before, work),
+        )
+        if part is root:
+            statement = statement.where(same)
+        else:
+            here = and_(
+                *(a == b for a, b in zip(part.keys_of(mine), root.keys_of(own), strict=True)),
+                part.tx_of(mine) == root.tx_of(own),
+            )
+            statement = statement.where(~exists().where(here, ~same))
+    return statement, columns
+
+
+def _identical(
+    plan: TablePlan, one: FromClause, other: FromClause, work: Upkeep
+) -> ColumnElement[bool]:
+    keys = {version for _, version in plan.keys}
+    dialect = work.connection.dialect
+    return and_(
+        true(),
+        *(
+            identical(one.c[version.key], other.c[version.key], dialect)
+            for _, version in plan.columns
+            if version not in keys
+        ),
+    )
+
+
+def prune(
+    session: Session,
+    model: Any,
+    *,
+    before: Any = None,
+    keep_last: int | None = None,
+    batch_size: int = 1000,
+    commit: bool = False,
+    progress: ProgressCallback | None = None,
+) -> int:
+    """Remove old versions of ``model``; what is left is right for every moment of its window.
+
+    A version that was still valid at ``before`` stays, whenever it was made, so ``as_of()`` shows
+    the same as ever from there on. Of an object that was deleted by then nothing stays. Transaction
+    rows that no version and no other table needs any more go as well.
+
+    :param before: a Transaction, its id or an aware datetime: the begin of what is kept.
+    :param keep_last: keep this many versions of each object, however old they are. Without
+        ``before``, all others go. Since kept versions may be of any age, the history of association
+        tables is left alone then.
+    :param batch_size: how many versions are removed by one statement.
+    :param commit: commit after each batch.
+    :param progress: called after each batch with a :class:`Progress`.
+    :returns: how many versions were removed, association rows included.
+    :raises ClassNotVersioned: if the class has no history.
+    :raises TypeError: if neither ``before`` nor ``keep_last`` is given, or ``before`` is naive.
+    """
+    if before is None and keep_last is None:
+        raise TypeError("prune() needs before=, a moment, or keep_last=, a number of versions")
+    if keep_last is not None and keep_last < 1:
+        raise ValueError(f"keep_last={keep_last}; the last version is always kept, so at least 1")
+    work = Upkeep(session, model, "prune", batch_size=batch_size, commit=commit, progress=progress)
+    at = None if before is None else moment(work.plan, before)
+    if at is not None and not isinstance(at, int):
+        at = work.connection.scalar(select(at)) or 0
+    unused = UnusedTransactions(work)
+    for root in work.roots if keep_last is None else work.roots[:1]:
+        v = root.version
+        columns = [*root.keys_of(v), root.tx_of(v)]
+        statement = select(*columns).where(*_removable(root, v, at, keep_last))
+        for rows in work.batches(statement, columns):
+            _remove(work, root, rows)
+            unused.remove(row[-1] for row in rows)
+            work.batch_done(root, len(rows))
+    work.finish()
+    return work.done
+
+
+def _removable(
+    root: TablePlan, v: Table, at: int | None, keep_last: int | None
+) -> Iterable[ColumnElement[bool]]:
+    later = root.version.alias("later")
+    if at is not None:
+        ended = exists().where(
+            root.same_key(later, v), root.tx_of(later) > root.tx_of(v), root.tx_of(later) <= at
+        )
+        gone = and_(root.op_of(v) == Operation.DELETE, root.tx_of(v) <= at)
+        yield or_(ended, gone)
+    if keep_last is not None:
+        newest = (
+            select(root.tx_of(later))
+            .where(root.same_key(later, v))
+            .order_by(root.tx_of(later).desc())
+            .limit(1)
+            .offset(keep_last - 1)
+            .correlate(v)
+            .scalar_subquery()
+        )
+        yield root.tx_of(v) < newest
+
+
+def _remove(work: Upkeep, root: TablePlan, versions: Sequence[Row[Any]]) -> None:
+    for part in reversed(root.hierarchy):
+        which, parameters = work.chosen(part, part.version, versions)
+        work.execute(delete(part.version).where(which), parameters)

@@ -1,0 +1,96 @@
+"""Transaction rows that nothing needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import MetaData, Table, and_, delete, exists, inspect, select
+from sqlalchemy.exc import UnboundExecutionError
+from sqlalchemy.orm import Mapper
+
+from sqlalchemy_history.plan import TablePlan, all_registries
+
+from .upkeep import Upkeep
+
+
+class UnusedTransactions:
+    """Transactions that no version belongs to, and no other table refers to.
+
+    Looked for are versions in the database of the model; tables of plugins and of users that have
+    a foreign key to the transaction table, or whose class has a relationship to the Transaction
+    class. Tables that only say more about a transaction, such as ``transaction_meta``, do not keep
+    it: the Transaction class has a relationship to them, and their primary key holds its id.
+
+    :ivar condition: about a row of the transaction table: it is unused.
+    """
+
+    def __init__(self, work: Upkeep) -> None:
+        self._work = work
+        self._transaction = work.plan.root.transaction
+        metadata = _metadata_of_database(work)
+        plans = _plans(work, metadata)
+        self._details: set[Any] = {
+            remote
+            for prop in inspect(work.plan.manager.transaction_cls).relationships
+            for local, remote in prop.local_remote_pairs
+            if local is self._id and isinstance(remote.table, Table) and remote.primary_key
+        }
+        columns: set[Any] = {plan.tx for plan in plans}
+        columns |= _references(work, metadata, {plan.version for plan in plans}) - self._details
+        ordered = sorted(columns, key=str)
+        self.condition = and_(*(~exists().where(column == self._id) for column in ordered))
+
+    @property
+    def _id(self) -> Any:
+        return self._transaction.c.id
+
+    def remove(self, ids: Iterable[int]) -> None:
+        """Remove those of the transactions ``ids`` that are unused, and what says more of them."""
+        which = self._id.in_(sorted(set(ids)))
+        gone = self._work.connection.scalars(select(self._id).where(which, self.condition)).all()
+        if gone:
+            for column in self._details:
+                self._work.execute(delete(column.table).where(column.in_(gone)))
+            self._work.execute(delete(self._transaction).where(self._id.in_(gone)))
+
+
+def _metadata_of_database(work: Upkeep) -> set[MetaData]:
+    """Where the tables are described that are in the same database as the model."""
+    bind = work.session.get_bind(work.plan.mapper)
+
+    def is_there(mapper: Mapper[Any]) -> bool:
+        try:
+            return work.session.get_bind(mapper) is bind
+        except UnboundExecutionError:
+            return False
+
+    return {
+        plan.root.parent.metadata
+        for plan in work.plan.manager._plans.values()
+        if is_there(plan.mapper)
+    }
+
+
+def _plans(work: Upkeep, metadata: set[MetaData]) -> list[TablePlan]:
+    manager = work.plan.manager
+    plans = [table for plan in manager._plans.values() for table in plan.tables]
+    plans += manager._associations.values()
+    return [plan for plan in dict.fromkeys(plans) if plan.parent.metadata in metadata]
+
+
+def _references(work: Upkeep, metadata: set[MetaData], versions: set[Table]) -> set[Any]:
+    transaction = work.plan.root.transaction
+    found: set[Any] = {
+        column
+        for part in metadata
+        for table in part.tables.values()
+        for column in table.c
+        if column.references(transaction.c.id)
+    }
+    for reg in all_registries():
+        for mapper in reg.mappers if reg.metadata in metadata else ():
+            for prop in mapper.relationships:
+                if prop.mapper.class_ is work.plan.manager.transaction_cls:
+                    found |= {a for a, b in prop.local_remote_pairs if b is transaction.c.id}
+    return {column for column in found if column.table not in versions}

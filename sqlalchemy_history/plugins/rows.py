@@ -1,0 +1,136 @@
+"""What several plugins need: tables of their own beside the Transaction class, and keys as text."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import json
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Dialect,
+    String,
+    Table,
+    TypeDecorator,
+    delete,
+    update,
+)
+from sqlalchemy.orm import Session, registry
+from sqlalchemy.orm.attributes import instance_state, set_committed_value
+from typing_extensions import override
+
+from sqlalchemy_history.exc import ImproperlyConfigured
+from sqlalchemy_history.hooks import Plugin
+
+
+class RowKey(TypeDecorator[Any]):
+    """A row's primary key as JSON text: ``7``, ``"abc"``, or ``[7, "abc"]`` of a composite key.
+
+    >>> RowKey().process_bind_param((7, "abc"), None)
+    '[7, "abc"]'
+    """
+
+    impl = String(255)
+    cache_ok = True
+
+    @override
+    def process_bind_param(self, value: Any, dialect: Dialect | None) -> str | None:
+        return None if value is None else json.dumps(value, default=_plain, ensure_ascii=False)
+
+    @override
+    def process_result_value(self, value: str | None, dialect: Dialect | None) -> Any:
+        return None if value is None else json.loads(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, (bytes, bytearray)):
+        return value.hex()
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    return str(value)
+
+
+def parse_key(stored: Any, columns: Sequence[ColumnElement[Any]]) -> tuple[Any, ...]:
+    """The values of the key ``columns`` from what a :class:`RowKey` gave."""
+    values = stored if len(columns) > 1 else [stored]
+    return tuple(_parsed(value, c) for value, c in zip(values, columns, strict=True))
+
+
+def _parsed(value: Any, column: ColumnElement[Any]) -> Any:
+    try:
+        type_ = column.type.python_type
+    except NotImplementedError:
+        return value
+    if isinstance(value, type_):
+        return value
+    if issubclass(type_, enum.Enum):
+        return type_[value]
+    if issubclass(type_, (datetime.date, datetime.time)):
+        return type_.fromisoformat(value)
+    if issubclass(type_, (bytes, bytearray)):
+        return type_.fromhex(value)
+    if issubclass(type_, (uuid.UUID, decimal.Decimal)):
+        return type_(value)
+    return value
+
+
+class PluginRow:
+    """Base of the classes that plugins map."""
+
+    __versioned__ = {"versioning": False}
+
+    def __init__(self, **values: Any) -> None:
+        for name, value in values.items():
+            if not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} has no attribute {name!r}")
+            setattr(self, name, value)
+
+
+def new_table(
+    in_registry: registry, plugin: Plugin, name: str, columns: Iterable[Column[Any]]
+) -> Table:
+    """A table of ``plugin``.
+
+    :raises ImproperlyConfigured: if there is one of that name.
+    """
+    if name in in_registry.metadata.tables:
+        raise ImproperlyConfigured(
+            f"there is a table {name!r} already, a name that {type(plugin).__name__} needs for its "
+            f"own; rename the table, or leave the plugin out"
+        )
+    return Table(name, in_registry.metadata, *columns)
+
+
+def new_class(name: str, module: str, in_registry: registry, table: Table, **kw: Any) -> type[Any]:
+    """A class mapped to ``table``; ``kw`` as for ``map_imperatively()``."""
+    cls = type(name, (kw.pop("base", PluginRow),), {"__module__": module, "__table__": table})
+    in_registry.map_imperatively(cls, table, **kw)
+    return cls
+
+
+def move_rows(
+    session: Session, connection: Connection, cls: type[Any], old: int, new: int | None
+) -> None:
+    """Let rows of ``cls``, in the database and in the session, follow their transaction."""
+    table: Table = cls.__table__
+    own = table.c.transaction_id == old
+    if new is None:
+        connection.execute(delete(table).where(own))
+        return
+    connection.execute(update(table).where(own).values(transaction_id=new))
+    for obj in list(session):
+        if isinstance(obj, cls) and obj.__dict__.get("transaction_id") == old:
+            state = instance_state(obj)
+            session.identity_map.safe_discard(state)
+            set_committed_value(obj, "transaction_id", new)
+            if state.key is not None:
+                state.key = state.mapper.identity_key_from_instance(obj)
+                session.identity_map.replace(state)

@@ -1,0 +1,138 @@
+"""Which classes a transaction changed: ``tx.entity_names``, without a look at any version table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Unicode,
+    and_,
+    delete,
+    exists,
+    insert,
+    inspect,
+    literal,
+    or_,
+    select,
+    union_all,
+)
+from sqlalchemy.orm import Session, foreign, registry, relationship
+from sqlalchemy.sql import visitors
+from typing_extensions import override
+
+from sqlalchemy_history.hooks import TX, Plugin, Written
+from sqlalchemy_history.plan import ClassPlan
+
+from .rows import move_rows, new_class, new_table
+
+
+class TransactionChangesPlugin(Plugin):
+    """Keeps the names of the classes that each transaction changed in ``transaction_changes``.
+
+    ``Transaction.changes`` holds the rows, ``Transaction.entity_names`` the names.
+
+    :ivar model_class: the class of the rows; also ``Model.__versioned__["transaction_changes"]``.
+    """
+
+    model_class: Any = None
+
+    @override
+    def build_classes(self, manager: Any, in_registry: registry) -> None:
+        transaction = manager.transaction_cls
+        table = new_table(
+            in_registry,
+            self,
+            "transaction_changes",
+            (
+                Column("transaction_id", BigInteger, primary_key=True, autoincrement=False),
+                Column("entity_name", Unicode(255), primary_key=True),
+            ),
+        )
+        cls = self.model_class = new_class("TransactionChanges", __name__, in_registry, table)
+        transaction.__mapper__.add_property(
+            "changes",
+            relationship(
+                cls,
+                primaryjoin=lambda: transaction.id == foreign(table.c.transaction_id),
+                order_by=table.c.entity_name,
+                cascade="all, delete-orphan",
+                backref="transaction",
+            ),
+        )
+
+    @override
+    def class_versioned(self, plan: ClassPlan) -> None:
+        plan.mapper.class_.__versioned__["transaction_changes"] = self.model_class
+
+    @override
+    def after_write(self, written: Written) -> None:
+        if written.transaction_id is None:
+            return
+        plans = [p for p in written.manager.class_plans() if p.root in written.tables]
+        if not plans:
+            return
+        table = self.model_class.__table__
+        tx, name = table.c.transaction_id, table.c.entity_name
+
+        def new_names() -> Any:
+            known = table.alias()
+            rows = [
+                select(TX, literal(plan.mapper.class_.__name__, name.type)).where(
+                    _changed(plan),
+                    ~exists().where(
+                        known.c.transaction_id == TX,
+                        known.c.entity_name == plan.mapper.class_.__name__,
+                    ),
+                )
+                for plan in plans
+            ]
+            return insert(table).from_select(
+                [tx, name], rows[0] if len(rows) == 1 else union_all(*rows)
+            )
+
+        def names_of_nothing() -> Any:
+            return delete(table).where(
+                tx == TX,
+                or_(*(and_(name == p.mapper.class_.__name__, ~_changed(p)) for p in plans)),
+            )
+
+        written.run(("changes", *plans), new_names)
+        if written.amended:
+            written.run(("no changes", *plans), names_of_nothing)
+        transaction = written.session.identity_map.get(
+            inspect(written.manager.transaction_cls).identity_key_from_primary_key(
+                (written.transaction_id,)
+            )
+        )
+        if transaction is not None and "changes" in transaction.__dict__:
+            written.session.expire(transaction, ["changes"])
+
+    @override
+    def transaction_moved(
+        self, session: Session, connection: Connection, old: int, new: int | None
+    ) -> None:
+        move_rows(session, connection, self.model_class, old, new)
+
+
+def _changed(plan: ClassPlan) -> ColumnElement[bool]:
+    """The transaction has a version of an object of just this class."""
+    root, local = plan.root, plan.tables[-1]
+    conditions: list[Any] = [local.tx == TX]
+    discriminator: Any = plan.mapper.polymorphic_on
+    if discriminator is not None and plan.mapper.polymorphic_identity is not None:
+        copies: dict[Any, Any] = {}
+        for table in plan.tables:
+            copies[table.parent] = table.version
+            copies.update(table.columns)
+        discriminator = visitors.replacement_traverse(
+            discriminator, {}, lambda element, **kw: copies.get(element)
+        )
+        conditions.append(discriminator == plan.mapper.polymorphic_identity)
+        if local is not root:
+            keys = zip(root.keys_of(root.version), local.keys_of(local.version), strict=True)
+            conditions += [root.tx == TX, *(a == b for a, b in keys)]
+    return exists().where(*conditions)

@@ -1,0 +1,568 @@
+"""Versions of rows that only the database can name: what bulk statements and cascades are written with.
+
+A :class:`Target` says which rows a statement is about to change, and to what. Its rows are recorded
+before the statement, so the version table itself is the list of them: no key passes through Python.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    SmallInteger,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    false,
+    func,
+    insert,
+    literal_column,
+    not_,
+    null,
+    or_,
+    select,
+    tuple_,
+    union_all,
+    update,
+)
+from sqlalchemy.util import EMPTY_DICT
+
+from .operation import Operation
+from .plan import TablePlan
+from .unit_of_work import ConnectionUnit
+from .write import (
+    TX,
+    TransactionRow,
+    Writer,
+    insert_transaction,
+    transaction_parameters,
+    transaction_values,
+    version_columns,
+)
+
+#: the operation of a version that is going to be taken back; it never outlives its statement
+_VOID: Final = 3
+
+#: dialects that lock the rows of an INSERT ... SELECT ... FOR UPDATE
+_LOCKS: Final = ("postgresql", "mysql", "mariadb")
+
+#: inside of which a statement can fail and leave nothing behind; PostgreSQL gives up the transaction
+_SAVEPOINT: Final = "sqlalchemy_history"
+
+NewRow = Callable[[], TransactionRow]
+R = TypeVar("R", bound="Rows")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """Rows of a table that a statement is about to change.
+
+    :ivar live: the table, or an alias of it.
+    :ivar where: which rows; all conditions hold.
+    :ivar values: the new value of each column that changes, by its key.
+    :ivar parameters: values of the parameters that the conditions and the values leave open.
+    """
+
+    live: FromClause
+    where: tuple[ColumnElement[bool], ...]
+    values: Mapping[str, ColumnElement[Any]] = dataclasses.field(default_factory=dict)
+    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def only(self: R, *conditions: ColumnElement[bool]) -> R:
+        """Those of the rows of which ``conditions`` hold too."""
+        return dataclasses.replace(self, where=(*self.where, *conditions))
+
+    def value(self, key: str) -> ColumnElement[Any]:
+        """What a column is going to hold."""
+        return self.values.get(key, self.live.c[key])
+
+    def select(self, *columns: Any) -> Select[Any]:
+        """``columns`` of the rows."""
+        return plain(select(*columns).select_from(self.live).where(*self.where))
+
+    def any(self) -> Select[Any]:
+        """A one for each row."""
+        return self.select(literal_column("1"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Target(Rows):
+    """Rows of a versioned table."""
+
+    plan: TablePlan
+
+    def keys(self) -> Select[Any]:
+        """Keys that the rows are going to have."""
+        return self.select(*(self.value(column.key) for column, _ in self.plan.keys))
+
+    def old_keys(self) -> Select[Any]:
+        """Keys that the rows have."""
+        return self.select(*self.plan.keys_of(self.live))
+
+    def rows(self, tx: ColumnElement[Any], operation: ColumnElement[int]) -> Select[Any]:
+        """The rows as versions, their columns named as those of the version table."""
+        plan = self.plan
+        columns = [self.value(column.key).label(version.key) for column, version in plan.columns]
+        rows = self.select(*columns, tx.label(plan.tx.key), operation.label(plan.op.key))
+        return rows.distinct() if plan.association and not plan.parent.primary_key.columns else rows
+
+
+def plain(statement: Select[Any]) -> Select[Any]:
+    """A Core statement, also if its conditions come from an ORM one, whose criteria they hold."""
+    statement._propagate_attrs = EMPTY_DICT
+    return statement
+
+
+def number(value: int) -> ColumnElement[int]:
+    """An operation in SQL."""
+    return literal_column(str(value), SmallInteger)
+
+
+class Recorder:
+    """Writes versions of the rows of targets, on one dialect."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.dialect = writer.dialect
+        #: nobody else writes between two of our statements
+        self.serial = writer.dialect.name == "sqlite"
+        self._postgresql = writer.dialect.name == "postgresql"
+        self.locks = writer.dialect.name in _LOCKS
+
+    # -- a statement that fails
+
+    def _guard(self, unit: ConnectionUnit, plan: TablePlan) -> None:
+        """What is recorded of ``plan`` from here on can be undone, should the statement fail.
+
+        A table in which this transaction had no versions needs nothing: all are the statement's.
+        """
+        under_way = unit.under_way
+        if under_way is None:
+            return
+        if plan not in under_way.known:
+            under_way.fresh.add(plan)
+        elif not under_way.guarded and not self._gives_up(unit):
+            self.dialect.do_savepoint(unit.connection, _SAVEPOINT)
+            under_way.guarded = True
+
+    def _gives_up(self, unit: ConnectionUnit) -> bool:
+        """A failure ends the transaction anyway, or there is none to have a savepoint in."""
+        return self._postgresql or unit.connection._is_autocommit_isolation()
+
+    def succeeded(self, unit: ConnectionUnit) -> None:
+        """The statement was executed."""
+        self.dialect.do_release_savepoint(unit.connection, _SAVEPOINT)
+
+    def failed(self, unit: ConnectionUnit, guarded: bool, fresh: Iterable[TablePlan]) -> None:
+        """The statement was not executed: what was recorded for it goes away."""
+        if self._postgresql and not unit.connection._is_autocommit_isolation():
+            return
+        if guarded:
+            self.dialect.do_rollback_to_savepoint(unit.connection, _SAVEPOINT)
+            self.dialect.do_release_savepoint(unit.connection, _SAVEPOINT)
+        for plan in fresh if unit.tx is not None else ():
+            own = update(plan.version).where(plan.tx_of(plan.version) == TX)
+            unit.connection.execute(own.values(self._void(plan)), {"history__tx": unit.tx})
+            self.take_back(unit, plan)
+
+    # -- before the statement
+
+    def record(
+        self,
+        unit: ConnectionUnit,
+        target: Target,
+        operation: ColumnElement[int],
+        new_row: NewRow,
+        *,
+        is_locked: bool = False,
+        is_ours: bool = False,
+    ) -> int:
+        """Write versions of the rows of ``target``, and make the transaction row if there is none.
+
+        Rows that this transaction has versioned before are left out. Returns how many were written.
+
+        :param is_locked: the transaction got its id after the rows were locked.
+        :param is_ours: the rows were changed by this transaction: nobody else can be in between.
+        """
+        plan = target.plan
+        self._guard(unit, plan)
+        if unit.tx is not None and plan in unit.recorded_plans:
+            target = target.only(~self.is_own(plan, target))
+        if self._postgresql and plan.strategy.has_end and not plan.association:
+            return self._record_at_once(unit, target, operation, new_row, is_ours)
+        return self._record_in_steps(unit, target, operation, new_row, is_locked)
+
+    def is_own(self, plan: TablePlan, target: Target, *, old: bool = False) -> ColumnElement[bool]:
+        """This transaction has a version of the row, under its new key or under its old one."""
+        own = plan.version.alias("own")
+        keys = plan.keys_of(target.live)
+        if not old:
+            keys = [target.value(column.key) for column, _ in plan.keys]
+        return self.one_of(keys, select(*plan.keys_of(own)).where(plan.tx_of(own) == TX))
+
+    def _record_in_steps(
+        self,
+        unit: ConnectionUnit,
+        target: Target,
+        operation: ColumnElement[int],
+        new_row: NewRow,
+        is_locked: bool,
+    ) -> int:
+        plan, v = target.plan, target.plan.version
+        if unit.tx is None:
+            if not self.begin(unit, target, new_row()):
+                return 0
+            is_locked = self.locks
+        parameters = {**target.parameters, "history__tx": unit.tx}
+        has_end = plan.strategy.has_end
+        if self.serial and has_end:
+            # the unique index allows no second open version: close before, nobody is in between
+            is_open = plan.strategy.is_open(plan, v)
+            closing = update(v).where(is_open, self.one_of(plan.keys_of(v), target.keys()))
+            unit.connection.execute(closing.values({plan.end: TX}), parameters)
+        rows, names = target.rows(TX, operation), version_columns(plan)
+        # PostgreSQL has the unique index too, and others in between: open when all is closed
+        opens_last = has_end and self._postgresql
+        if opens_last:
+            rows = rows.add_columns(TX)
+            names.append(plan.end.key)  # type: ignore[union-attr]
+        opening = insert(v).from_select(names, self._locked(rows, target), include_defaults=False)
+        # psycopg counts inserted rows only as long as the cursor is open
+        keep = {"preserve_rowcount": True}
+        written = unit.connection.execute(opening, parameters, execution_options=keep).rowcount
+        if written:
+            unit.record_unknown(plan)
+        if not self.serial and written:
+            if has_end:
+                self._close_behind_own(unit, plan)
+            if opens_last:
+                unit.connection.execute(
+                    update(v)
+                    .where(plan.tx_of(v) == TX, plan.end_of(v) == TX)
+                    .values({plan.end: null()}),
+                    {"history__tx": unit.tx},
+                )
+            if not is_locked:
+                self._stay_behind(unit, plan)
+        return written
+
+    def begin(
+        self,
+        unit: ConnectionUnit,
+        target: Target,
+        row: TransactionRow,
+        question: ColumnElement[bool] | None = None,
+    ) -> tuple[Any, ...]:
+        """Insert the transaction row if there is a row to record; empty if there is none.
+
+        All rows are locked before the id is drawn: who changed them before us has a smaller one.
+        Returns the id and the answer to ``question``.
+        """
+        asked = [] if question is None else [question.label("history__answer")]
+        table = target.plan.transaction
+        something: ColumnElement[bool] = exists(target.any())
+        if self.locks:
+            found = self._locked(target.any(), target).subquery()
+            count = select(func.count()).select_from(found).scalar_subquery()
+            something = count > literal_column("0")
+        if not self.writer._selects_and_returns:
+            one: Any = select(literal_column("1")).where(something)
+            one = one.add_columns(*asked)
+            parameters = {"history__tx": None, **target.parameters}
+            first = unit.connection.execute(one, parameters).first()
+            if first is not None:
+                self.writer.create_transaction(unit, table, row)
+            return () if first is None else (unit.tx, *first[1:])
+        values = transaction_values(table, row)
+        statement = insert_transaction(table, values, self.dialect, something)
+        parameters = {"history__tx": None, **target.parameters, **transaction_parameters(values)}
+        made = unit.connection.execute(statement.returning(*asked), parameters).first()
+        if made is None:
+            return ()
+        unit.set_tx(made[0])
+        return tuple(made)
+
+    def _locked(self, rows: Select[Any], target: Rows) -> Select[Any]:
+        if not self.locks or rows._distinct:
+            return rows
+        return rows.with_for_update(of=target.live if self._postgresql else None)
+
+    def lock(self, unit: ConnectionUnit, rows: Rows) -> None:
+        """Wait for whoever is changing the rows, or is about to refer to them."""
+        if self.locks:
+            locked = self._locked(rows.any(), rows).subquery()
+            counted = select(func.count()).select_from(locked)
+            unit.connection.execute(counted, dict(rows.parameters))
+
+    def _close_behind_own(self, unit: ConnectionUnit, plan: TablePlan) -> None:
+        v, own = plan.version, plan.version.alias("own")
+        unit.connection.execute(
+            update(v)
+            .where(
+                *self.writer.joined(plan.same_key(own, v), plan.tx_of(own) == TX),
+                plan.strategy.is_open(plan, v),
+                plan.tx_of(v) != TX,
+            )
+            .values({plan.end: TX}),
+            {"history__tx": unit.tx},
+        )
+
+    def _stay_behind(self, unit: ConnectionUnit, plan: TablePlan) -> None:
+        """Move behind what was committed after our transaction got its id."""
+        own, other = plan.version.alias("own"), plan.version.alias("other")
+        newer = select(func.max(plan.tx_of(other))).where(
+            plan.tx_of(own) == TX, plan.same_key(own, other), plan.tx_of(other) > TX
+        )
+        newest = unit.connection.scalar(self.writer.current(newer), {"history__tx": unit.tx})
+        if newest is not None:
+            self.writer.move_behind(unit, newest, [plan])
+
+    def _record_at_once(
+        self,
+        unit: ConnectionUnit,
+        target: Target,
+        operation: ColumnElement[int],
+        new_row: NewRow,
+        is_ours: bool,
+    ) -> int:
+        """Lock, begin, close and open in one statement; PostgreSQL.
+
+        Such a statement sees the database as it was when it began. A version that another
+        transaction opened while we waited for its lock on the live row is not among that, and the
+        one before is found to be closed already. So only rows of which a version was closed are
+        recorded here; those that are left, now locked, are recorded in steps.
+        """
+        plan, v = target.plan, target.plan.version
+        touched = self._locked(target.rows(null(), operation), target).cte("touched")
+        found_rows = select(func.count()).select_from(touched).scalar_subquery()
+        parameters = {**target.parameters, "history__tx": unit.tx}
+        ctes: list[Any] = []
+        old_tx = unit.tx is not None
+        tx: ColumnElement[Any] = TX
+        if not old_tx:
+            values = transaction_values(plan.transaction, new_row())
+            parameters |= transaction_parameters(values)
+            # counting reads all of it: every row is locked before the id is drawn
+            something = found_rows > literal_column("0")
+            begun = insert_transaction(plan.transaction, values, self.dialect, something)
+            ctes.append(begun.cte("begun"))
+            tx = select(ctes[0].c.id).scalar_subquery()
+        columns = [touched.c[version.key] for _, version in plan.columns]
+        closed = (
+            update(v)
+            .where(plan.end_of(v).is_(None), plan.same_key(v, touched))
+            .values({plan.end: tx})
+            .returning(*columns, touched.c[plan.op.key], plan.tx_of(v).label("history__closed"))
+            .cte("closed")
+        )
+        copies = (closed.c[version.key] for _, version in plan.columns)
+        rows: Any = select(*copies, tx, closed.c[plan.op.key])
+        if is_ours:
+            was_open = exists().where(plan.same_key(v, touched), plan.end_of(v).is_(None))
+            new = select(*columns, tx, touched.c[plan.op.key]).where(~was_open.correlate(touched))
+            rows = union_all(rows, new)
+        opened = insert(v).from_select(version_columns(plan), rows, include_defaults=False)
+        ctes += [closed, opened.returning(plan.tx_of(v)).cte("opened")]
+        written = select(func.count()).select_from(closed).scalar_subquery()
+        newest = select(func.max(closed.c.history__closed)).scalar_subquery()
+        statement = select(tx, newest, found_rows, written).add_cte(*ctes)
+        found = unit.connection.execute(statement, parameters).one()
+        new_tx, latest, touched_rows, closed_rows = found
+        if not touched_rows:
+            return 0
+        if not old_tx:
+            unit.set_tx(new_tx)
+        unit.record_unknown(plan)
+        if latest is not None and latest > new_tx:
+            self.writer.move_behind(unit, latest, [plan])
+        if is_ours:
+            return int(touched_rows)
+        if closed_rows < touched_rows:
+            rest = target.only(~self.is_own(plan, target))
+            closed_rows += self._record_in_steps(unit, rest, operation, new_row, False)
+        return int(closed_rows)
+
+    def mark_deleted(self, unit: ConnectionUnit, target: Target) -> int:
+        """Versions that this transaction has of the rows say that they are deleted.
+
+        Those of rows that this transaction inserted are going to be taken back.
+        """
+        plan, v = target.plan, target.plan.version
+        if plan not in unit.recorded_plans or unit.tx is None:
+            return 0
+        self._guard(unit, plan)
+        inserted = plan.op_of(v) == number(Operation.INSERT)
+        values: dict[Any, Any] = {
+            plan.op: case((inserted, number(_VOID)), else_=number(Operation.DELETE))
+        }
+        if plan.end is not None:
+            values[plan.end] = case((inserted, TX), else_=plan.end_of(v))
+        marking = update(v).where(
+            plan.tx_of(v) == TX,
+            plan.op_of(v) < number(Operation.DELETE),
+            self.one_of(plan.keys_of(v), target.old_keys()),
+        )
+        parameters = {**target.parameters, "history__tx": unit.tx}
+        return unit.connection.execute(marking.values(values), parameters).rowcount
+
+    def is_marked(self, plan: TablePlan, live: FromClause) -> ColumnElement[bool]:
+        """The row is recorded as one that is deleted."""
+        own = plan.version.alias("own")
+        deleted = plan.op_of(own) >= number(Operation.DELETE)
+        marked = select(*plan.keys_of(own)).where(plan.tx_of(own) == TX, deleted)
+        return self.one_of(plan.keys_of(live), marked)
+
+    def one_of(
+        self, columns: Sequence[ColumnElement[Any]], rows: Select[Any]
+    ) -> ColumnElement[bool]:
+        """``columns`` hold what one of ``rows`` holds."""
+        if len(columns) == 1:
+            return and_(columns[0].in_(rows))
+        if self.dialect.name == "mssql":
+            found = rows.subquery()
+            return exists().where(*(a == b for a, b in zip(columns, found.c, strict=True)))
+        return and_(tuple_(*columns).in_(rows))
+
+    def limit(self, unit: ConnectionUnit, target: Target) -> ColumnElement[bool]:
+        """The row of ``target`` was recorded: a condition for the user's statement."""
+        plan = target.plan
+        if unit.tx is None:
+            return false()
+        own = plan.version.alias("own")
+        tx = bindparam("history__limit", unit.tx, type_=TX.type)
+        if self._postgresql:
+            # it hashes these once, where for EXISTS it would weigh a look at the index for each row
+            recorded = select(*plan.keys_of(own)).where(plan.tx_of(own) == tx)
+            return self.one_of(plan.keys_of(target.live), recorded)
+        return exists().where(plan.same_key(own, target.live), plan.tx_of(own) == tx)
+
+    def had_version(self, target: Target, tx: ColumnElement[Any] = TX) -> ColumnElement[bool]:
+        """The row had a version before this transaction that was no DELETE.
+
+        True also when this transaction has ended that version.
+        """
+        plan = target.plan
+        old = plan.version.alias("old")
+        was_open = plan.strategy.is_open(plan, old)
+        if plan.strategy.has_end:
+            was_open = or_(was_open, plan.end_of(old) == tx)
+        same = [target.value(column.key) == old.c[version.key] for column, version in plan.keys]
+        return exists().where(*same, was_open, plan.op_of(old) != number(Operation.DELETE))
+
+    def inserted_or_updated(self, target: Target) -> ColumnElement[int]:
+        """The operation of rows of which only the history tells whether they are new."""
+        updated, inserted = number(Operation.UPDATE), number(Operation.INSERT)
+        return case((self.had_version(target), updated), else_=inserted)
+
+    # -- after the statement
+
+    def refresh(self, unit: ConnectionUnit, plan: TablePlan) -> None:
+        """This transaction's versions take the values of the live rows, where they differ.
+
+        A row that is there after all, although its version says that it was deleted, came back.
+        """
+        live = plan.parent
+
+        def differs(v: FromClause) -> ColumnElement[bool]:
+            deleted = plan.op_of(v) == number(Operation.DELETE)
+            if len(plan.columns) == len(plan.keys):
+                there = plan.parent.alias()
+                return deleted & self.one_of(plan.keys_of(v), select(*plan.keys_of(there)))
+            return or_(deleted, not_(self.writer._identical(plan, live, v)))
+
+        statement = self.writer._refresh_statement(plan, differs)
+        unit.connection.execute(statement, {"history__tx": unit.tx})
+
+    def revive(self, unit: ConnectionUnit, plan: TablePlan) -> None:
+        """Rows that are there after all, since another row took the key, are not taken back."""
+        v, live = plan.version, plan.parent.alias()
+        values: dict[Any, Any] = {plan.op: number(Operation.INSERT)}
+        if plan.end is not None:
+            values[plan.end] = null()
+        there = self.one_of(plan.keys_of(v), select(*plan.keys_of(live)))
+        reviving = update(v).where(plan.tx_of(v) == TX, plan.op_of(v) == number(_VOID), there)
+        unit.connection.execute(reviving.values(values), {"history__tx": unit.tx})
+
+    def follow(self, unit: ConnectionUnit, plan: TablePlan, new_row: NewRow) -> list[TablePlan]:
+        """The other tables of a joined hierarchy get a version where ``plan``'s table got one."""
+        followed = []
+        for part in plan.hierarchy if unit.tx is not None else ():
+            if part is not plan:
+                own = plan.version.alias("changed")
+                changed = select(*plan.keys_of(own)).where(plan.tx_of(own) == TX)
+                target = Target(
+                    plan=part,
+                    live=part.parent,
+                    where=(self.one_of(part.keys_of(part.parent), changed),),
+                    parameters={"history__tx": unit.tx},
+                )
+                if self.record(unit, target, number(Operation.UPDATE), new_row):
+                    followed.append(part)
+        return followed
+
+    def settle(self, unit: ConnectionUnit, plan: TablePlan) -> bool:
+        """Take back the versions of rows that are as they were before the transaction."""
+        root = plan.hierarchy[0]
+        v, parameters = root.version, {"history__tx": unit.tx}
+        if any(part.options.track_relations for part in root.hierarchy):
+            return False  # a version may be there for a collection
+        marking = update(v).where(self._is_settled(root, v)).values(self._void(root))
+        if not unit.connection.execute(marking, parameters).rowcount:
+            return False
+        for part in root.hierarchy[1:]:
+            own = root.version.alias("own")
+            void = select(*root.keys_of(own)).where(
+                root.tx_of(own) == TX, root.op_of(own) == number(_VOID)
+            )
+            v = part.version
+            marking = update(v).where(part.tx_of(v) == TX, self.one_of(part.keys_of(v), void))
+            unit.connection.execute(marking.values(self._void(part)), parameters)
+        for part in root.hierarchy:
+            self.take_back(unit, part)
+        return True
+
+    def _is_settled(self, plan: TablePlan, own: FromClause) -> ColumnElement[bool]:
+        """``own``, and what this transaction wrote in other tables for it, says nothing new."""
+        updated = plan.op_of(own) == number(Operation.UPDATE)
+        conditions = [updated, self.writer._equals_previous(plan, own)]
+        for other in plan.hierarchy[1:]:
+            part = other.version.alias()
+            same = [a == b for a, b in zip(plan.keys_of(own), other.keys_of(part), strict=True)]
+            news = ~self.writer._equals_previous(other, part)
+            conditions.append(~exists().where(*same, other.tx_of(part) == TX, news))
+        return and_(*conditions)
+
+    def _void(self, plan: TablePlan) -> dict[Any, Any]:
+        values: dict[Any, Any] = {plan.op: number(_VOID)}
+        if plan.end is not None:
+            values[plan.end] = TX
+        return values
+
+    def take_back(self, unit: ConnectionUnit, plan: TablePlan) -> None:
+        """Remove the versions that are marked, and open those before them again."""
+        v, own = plan.version, plan.version.alias("own")
+        parameters = {"history__tx": unit.tx}
+        void = plan.tx_of(own) == TX, plan.op_of(own) == number(_VOID)
+        if plan.strategy.has_end:
+            unit.connection.execute(
+                update(v)
+                .where(
+                    *self.writer.joined(plan.same_key(own, v), *void),
+                    plan.end_of(v) == TX,
+                    plan.tx_of(v) != TX,
+                )
+                .values({plan.end: null()}),
+                parameters,
+            )
+        unit.connection.execute(
+            delete(v).where(plan.tx_of(v) == TX, plan.op_of(v) == number(_VOID)), parameters
+        )
+        if unit.tx is not None and unit.recorded_plans:
+            self.writer._forget_empty_transaction(unit)

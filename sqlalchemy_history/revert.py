@@ -1,0 +1,514 @@
+"""Make a live object, and the objects around it, equal to one of its versions.
+
+Only attributes change, through the session like any other change: nothing is flushed on the way,
+and the outcome is a change that is versioned in its turn.
+
+What relations were is what the version relationships say for the version's transaction, or for the
+moment that the version was loaded for. One-to-many and one-to-one targets are taken back with their
+columns, and so is a many-to-one target: it is named for that. Of a many-to-many relationship only
+the links are: its targets belong to others as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Index, Integer, String, UniqueConstraint, event, inspect, null, update
+from sqlalchemy.ext.associationproxy import AssociationProxyExtensionType
+from sqlalchemy.orm import Mapper, RelationshipProperty, Session, object_session, selectinload
+from sqlalchemy.orm.attributes import History, set_committed_value
+from sqlalchemy.orm.base import PASSIVE_NO_FETCH, RelationshipDirection
+from sqlalchemy.orm.collections import CollectionAdapter, collection_adapter
+
+from . import query
+from .changeset import AttributeChange
+from .config import nearest
+from .exc import ReverterException
+from .operation import Operation
+from .plan import class_plan, table_plan
+
+if TYPE_CHECKING:
+    from .plan import ClassPlan
+
+#: relations to take back, by name, each with those of its targets
+Tree = dict[str, "Tree"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Reverted:
+    """What a revert did to one object.
+
+    :ivar action: ``"created"``, ``"changed"``, ``"deleted"`` or ``"unchanged"``.
+    :ivar changes: the attributes that were set; an old value that was not loaded shows as None.
+        A relationship that changed shows as tuples of live objects.
+    """
+
+    object: Any
+    action: str
+    changes: tuple[AttributeChange, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RevertReport:
+    """What a revert did, object by object; the first one is the object of the version itself.
+
+    Other objects are listed only if something was done to them.
+    """
+
+    objects: tuple[Reverted, ...]
+
+    @property
+    def object(self) -> Any:
+        """The live object that the version is about; None if the version says it was deleted."""
+        first = self.objects[0]
+        return None if first.action == "deleted" else first.object
+
+
+def revert(
+    version: Any, *, relations: Sequence[str] = (), only: Sequence[str] = ()
+) -> RevertReport:
+    """See :meth:`sqlalchemy_history.version.VersionBase.revert`."""
+    session = object_session(version)
+    if session is None:
+        raise ReverterException(f"{version!r} is in no session; session.add() it before the revert")
+    plan: ClassPlan = version.__version_plan__
+    names = chosen_names(plan, only)
+    tree = relation_tree(plan, relations)
+    with session.no_autoflush:
+        reversal = Reversal(session)
+        if getattr(version, plan.options.operation_type_column_name) == Operation.DELETE:
+            reversal.delete(reversal.find(plan, version))
+        else:
+            reversal.revert(as_it_was(session, version, tree), tree, names)
+        return reversal.report()
+
+
+class Reversal:
+    """One revert: what was done so far, and to which objects. Nothing here flushes."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._live: dict[Any, Any] = {}
+        self._actions: dict[Any, str] = {}
+        self._changes: dict[Any, list[AttributeChange]] = {}
+
+    def report(self) -> RevertReport:
+        """What was done; makes sure that the next flush can do it."""
+        session, actions = self.session, self._actions
+        if any(_in_the_way(session, actions)):
+            # bound to the flush: parked values must never be all that a transaction writes
+            event.listen(session, "before_flush", lambda *_: _park(session, actions), once=True)
+        done = [
+            Reverted(
+                object=None if state is None else state.obj(),
+                action=action,
+                changes=tuple(self._changes.get(state, ())),
+            )
+            for state, action in self._actions.items()
+        ]
+        return RevertReport(
+            objects=(done[0], *(one for one in done[1:] if one.action != "unchanged"))
+        )
+
+    def find(self, plan: ClassPlan, version: Any) -> Any:
+        """The live object of a version, None if there is none."""
+        key = plan.key_of_object(version)
+        name = (plan.root, key)
+        if name not in self._live:
+            cls = plan.mapper.class_
+            live = self.session.get(cls, key)
+            if live is None:
+                for obj in self.session.new:
+                    if isinstance(obj, cls) and plan.key_of_object(obj) == key:
+                        live = obj
+            self._live[name] = live
+        return self._live[name]
+
+    def delete(self, live: Any) -> None:
+        """Delete ``live``, or throw it away if it was not flushed yet; None is gone already."""
+        if live is None:
+            self._actions[None] = "unchanged"
+            return
+        state: Any = inspect(live)
+        self._actions[state] = "deleted"
+        if state.pending:
+            self.session.expunge(live)
+        else:
+            self.session.delete(live)
+
+    def revert(self, version: Any, tree: Tree, names: Sequence[str]) -> Any:
+        """Make the live object of ``version`` equal to it in ``names`` and in what ``tree`` says.
+
+        One that is gone comes back with its key, and with all that its version knows.
+        """
+        plan: ClassPlan = version.__version_plan__
+        live = self.find(plan, version)
+        if live is None:
+            # not by calling the class: its __init__ may want arguments
+            live = plan.mapper.class_manager.new_instance()
+            for name in plan.key_attributes:
+                setattr(live, name, getattr(version, name))
+            names = chosen_names(plan, ())
+            self._live[plan.root, plan.key_of_object(version)] = live
+            self._actions[inspect(live)] = "created"
+            self.session.add(live)
+        elif live in self.session.deleted:
+            self.session.add(live)
+            self._actions[inspect(live)] = "changed"
+        self.set(live, version, names)
+        for name, subtree in tree.items():
+            if name in plan.mapper.relationships:
+                self._revert_relation(live, version, plan.mapper.relationships[name], subtree)
+        return live
+
+    def set(self, live: Any, version: Any, names: Iterable[str]) -> None:
+        """Give ``live`` the values that ``version`` has in ``names``."""
+        state: Any = inspect(live)
+        for name in names:
+            value = getattr(version, name)
+            if name not in state.dict or state.dict[name] != value:
+                self._note(state, name, state.dict.get(name), value)
+                setattr(live, name, value)
+                _forget_targets(self.session, state, name)
+        for composite in state.mapper.composites:
+            state.dict.pop(composite.key, None)  # made anew of its columns when it is asked for
+        self._actions.setdefault(state, "unchanged")
+
+    def _note(self, state: Any, name: str, old: Any, new: Any) -> None:
+        self._changes.setdefault(state, []).append(AttributeChange(name=name, old=old, new=new))
+        if self._actions.get(state, "unchanged") == "unchanged":
+            self._actions[state] = "changed"
+
+    # -- relations
+
+    def _revert_relation(
+        self, live: Any, version: Any, prop: RelationshipProperty[Any], subtree: Tree
+    ) -> None:
+        targets = targets_of(self.session, version, prop.key)
+        wanted = [self._wanted(target, prop, subtree) for target in targets]
+        if prop.direction is RelationshipDirection.MANYTOONE:
+            self._revert_reference(live, version, prop, wanted)
+            return
+        self.relate(live, prop, targets_of(self.session, live, prop.key), wanted)
+        if prop.secondary is None:
+            # a collection may number or label what comes and goes
+            for target, obj in zip(targets, wanted, strict=True):
+                if target is not obj:
+                    self.set(obj, target, chosen_names(target.__version_plan__, ()))
+
+    def relate(
+        self, live: Any, prop: RelationshipProperty[Any], present: list[Any], wanted: list[Any]
+    ) -> None:
+        """Let the relationship ``prop`` of ``live`` lead to ``wanted`` instead of ``present``."""
+        gone = [obj for obj in present if obj not in wanted]
+        new = [obj for obj in wanted if obj not in present]
+        if not gone and not new:
+            return
+        self._note(inspect(live), prop.key, tuple(present), tuple(wanted))
+        collection = _collection(live, prop)
+        for obj in gone:
+            self._remove(live, prop, collection, obj)
+        for obj in new:
+            if collection is None:
+                setattr(live, prop.key, obj)
+            elif isinstance(collection, CollectionAdapter):
+                collection.append_with_event(obj)
+            else:
+                collection.add(obj)
+
+    def _wanted(self, target: Any, prop: RelationshipProperty[Any], subtree: Tree) -> Any:
+        """The live object for a version that a relation shows, itself reverted."""
+        if not isinstance(target, query.VersionEntity):
+            return target
+        plan = target.__version_plan__
+        return self.revert(
+            target, subtree, () if prop.secondary is not None else chosen_names(plan, ())
+        )
+
+    def _revert_reference(
+        self, live: Any, version: Any, prop: RelationshipProperty[Any], wanted: list[Any]
+    ) -> None:
+        """Many-to-one: what no version is known of may be there nevertheless."""
+        target = wanted[0] if wanted else None
+        if target is None:
+            names = _local_names(prop)
+            values = [getattr(version, name, None) for name in names]
+            key = _identity(prop, values)
+            if None in key and None not in values:
+                return  # joined by something else than its key: the columns say all there is
+            if None not in key:
+                target = self.session.get(prop.mapper.class_, key)
+                if target is None:
+                    # the row is gone, and there is nothing to bring it back from
+                    for name in names:
+                        setattr(live, name, None)
+        old = getattr(live, prop.key)
+        if old is not target:
+            self._note(inspect(live), prop.key, old, target)
+            setattr(live, prop.key, target)
+
+    def _remove(
+        self, live: Any, prop: RelationshipProperty[Any], collection: Any, obj: Any
+    ) -> None:
+        """Take a target out that was not there then, as the cascade and the foreign key say."""
+        names = [] if prop.secondary is not None else _remote_names(prop)
+        nullable = all(c.nullable for c in prop.remote_side) or prop.secondary is not None
+        if not prop.cascade.delete_orphan and not nullable:
+            self.delete(obj)
+            # in silence: there is nothing to be set to NULL
+            if collection is None:
+                set_committed_value(live, prop.key, None)
+            elif isinstance(collection, CollectionAdapter):
+                collection.remove_without_event(obj)
+            return
+        if collection is None:
+            setattr(live, prop.key, None)
+        elif isinstance(collection, CollectionAdapter):
+            collection.remove_with_event(obj)
+        else:
+            collection.remove(obj)
+        if prop.cascade.delete_orphan:
+            self._actions[inspect(obj)] = "deleted"
+            return
+        for name in names:
+            self._note(inspect(obj), name, getattr(obj, name), None)
+            setattr(obj, name, None)
+
+
+# -- what to take back
+
+
+def chosen_names(plan: ClassPlan, only: Iterable[str]) -> tuple[str, ...]:
+    """The attributes to write back: those in ``only``, by default all that can be written."""
+    chosen = set(only)
+    for name in chosen - plan.attributes:
+        raise ReverterException(
+            f"{plan.mapper.class_.__name__} has no versioned attribute {name!r}; "
+            f"{nearest(name, plan.attributes)}"
+        )
+    return tuple(
+        name
+        for name in plan.attribute_order
+        if name in plan.writable and (not chosen or name in chosen)
+    )
+
+
+def relation_tree(plan: ClassPlan, relations: Iterable[str]) -> Tree:
+    """Dotted paths of relationships and association proxies, as a tree of relationships.
+
+    :raises ReverterException: for a name that is not there, or has no history.
+    """
+    if isinstance(relations, str):
+        raise ReverterException(f"relations={relations!r}: give a list of names")
+    tree: Tree = {}
+    for path in relations:
+        mapper, below = plan.mapper, tree
+        for name in path.split("."):
+            for step in _steps(mapper, name):
+                prop = _relation(mapper, step, path)
+                below = below.setdefault(step, {})
+                mapper = prop.mapper
+    return tree
+
+
+def _steps(mapper: Mapper[Any], name: str) -> Iterator[str]:
+    """The relationships that ``name``, a relationship or an association proxy, goes along."""
+    descriptor: Any = mapper.all_orm_descriptors.get(name)
+    if (
+        descriptor is None
+        or descriptor.extension_type is not AssociationProxyExtensionType.ASSOCIATION_PROXY
+    ):
+        yield name
+        return
+    yield descriptor.target_collection
+    target = mapper.relationships.get(descriptor.target_collection)
+    if target is not None and descriptor.value_attr in target.mapper.relationships:
+        yield descriptor.value_attr
+
+
+def _relation(mapper: Mapper[Any], name: str, path: str) -> RelationshipProperty[Any]:
+    found: dict[str, RelationshipProperty[Any]] = {}
+    for each in reversed(list(mapper.self_and_descendants)):
+        plan = class_plan(each.class_)
+        if plan is not None and plan.version_class is not None:
+            shown = inspect(plan.version_class).relationships
+            found.update(
+                {p.key: p for p in each.relationships if p.key in shown and not p.viewonly}
+            )
+    if name not in found:
+        raise ReverterException(
+            f"relations={path!r}: {mapper.class_.__name__} has no relationship {name!r} that has a "
+            f"history; {nearest(name, found) if found else 'it has none at all'}"
+        )
+    return found[name]
+
+
+def as_it_was(session: Session, version: Any, tree: Tree) -> Any:
+    """``version`` with the relations in ``tree`` loaded, all of them as of one moment."""
+    if not tree:
+        return version
+    plan: ClassPlan = version.__version_plan__
+    token = inspect(version).identity_token
+    at = token[1] if token else getattr(version, plan.options.transaction_column_name)
+    cls: Any = plan.version_class
+    statement = query.as_of(cls, at).where(query.has_key(plan, cls, plan.key_of_object(version)))
+    found = session.scalars(statement.options(*_loads(inspect(cls), tree))).one_or_none()
+    if found is None:
+        raise ReverterException(
+            f"{version!r} was not live at transaction {at}; nothing to revert to"
+        )
+    return found
+
+
+def _loads(mapper: Mapper[Any], tree: Tree) -> Iterator[Any]:
+    for name, subtree in tree.items():
+        prop = mapper.relationships.get(name)
+        if prop is not None and prop.lazy not in ("dynamic", "write_only"):
+            attribute = getattr(mapper.class_, name)
+            yield selectinload(attribute).options(*_loads(prop.mapper, subtree))
+
+
+# -- relationships of objects, of whatever kind
+
+
+def targets_of(session: Session, obj: Any, name: str) -> list[Any]:
+    """The objects that a relationship leads to, as a list."""
+    prop = inspect(obj).mapper.relationships[name]
+    value = getattr(obj, name)
+    if not prop.uselist:
+        return [] if value is None else [value]
+    if prop.lazy == "write_only":
+        return list(session.scalars(value.select()))
+    return list(value) if prop.lazy == "dynamic" else list(collection_adapter(value))
+
+
+def _collection(live: Any, prop: RelationshipProperty[Any]) -> Any:
+    """What to add to and to remove from; None for a scalar."""
+    if not prop.uselist:
+        return None
+    value = getattr(live, prop.key)
+    return value if prop.lazy in ("dynamic", "write_only") else collection_adapter(value)
+
+
+def _local_names(prop: RelationshipProperty[Any]) -> list[str]:
+    pairs = prop.local_remote_pairs or ()
+    return [prop.parent.get_property_by_column(local).key for local, _ in pairs]
+
+
+def _remote_names(prop: RelationshipProperty[Any]) -> list[str]:
+    return [prop.mapper.get_property_by_column(column).key for column in prop.remote_side]
+
+
+def _identity(prop: RelationshipProperty[Any], values: Sequence[Any]) -> Any:
+    """The primary key of a many-to-one target from the values that refer to it."""
+    remotes = [remote for _, remote in prop.local_remote_pairs or ()]
+    by_column = dict(zip(remotes, values, strict=True))
+    return tuple(by_column.get(column) for column in prop.mapper.primary_key)
+
+
+def _forget_targets(session: Session, state: Any, name: str) -> None:
+    """A foreign key was set: a many-to-one that was loaded, or set, for the old one goes."""
+    if not state.persistent:
+        return
+    for prop in state.mapper.relationships:
+        refers = prop.direction is RelationshipDirection.MANYTOONE and prop.key in state.dict
+        if refers and name in _local_names(prop):
+            session.expire(state.obj(), [prop.key])
+
+
+# -- unique values that change hands
+
+
+def _in_the_way(session: Session, actions: dict[Any, str]) -> Iterator[tuple[Any, list[str]]]:
+    """Rows whose unique values others are to get, in the order that a flush works in.
+
+    Neither a swap nor a deletion is done before the row that takes the value is written.
+    """
+    alive = [s for s in actions if s is not None and s.session is session]
+    for mapper in {state.mapper for state in alive}:
+        group = [s for s in alive if s.mapper.base_mapper is mapper.base_mapper]
+        for names in _unique_names(mapper):
+            held: dict[Any, Any] = {}
+            taken: dict[Any, Any] = {}
+            for state in group:
+                if not all(name in state.mapper.attrs for name in names):
+                    continue
+                old, new = _values(state, names)
+                gone = actions[state] == "deleted"
+                if state.persistent and (gone or old != new):
+                    held[old] = state
+                if not gone and (not state.persistent or old != new):
+                    taken[new] = state
+            for value, state in held.items():
+                if None not in value and taken.get(value, state) is not state:
+                    yield state, names
+
+
+def _unique_names(mapper: Mapper[Any]) -> Iterator[list[str]]:
+    for table in mapper.tables:
+        for one in (*table.constraints, *table.indexes):  # type: ignore[attr-defined]
+            unique = isinstance(one, UniqueConstraint) or (isinstance(one, Index) and one.unique)
+            if unique and all(column in mapper._columntoproperty for column in one.columns):
+                yield [mapper.get_property_by_column(c).key for c in one.columns]
+
+
+def _values(state: Any, names: Iterable[str]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The values before and after what is not flushed yet."""
+    old, new = [], []
+    for name in names:
+        history: History = state.get_history(name, PASSIVE_NO_FETCH)
+        before = history.deleted or history.unchanged or (None,)
+        old.append(before[0])
+        new.append((history.added or history.unchanged or (None,))[0])
+    return tuple(old), tuple(new)
+
+
+def _park(session: Session, actions: dict[Any, str]) -> None:
+    """Free the unique values that change hands: the rows get others until the flush sets them."""
+    for state, names in list(_in_the_way(session, actions)):
+        for name in names:
+            column = state.mapper.attrs[name].columns[0]
+            plan = table_plan(column.table)
+            value = _stand_in(column)
+            if plan is not None and value is not None:
+                keys = zip(plan.keys_of(column.table), state.key[1], strict=True)
+                connection = session.connection(bind_arguments={"mapper": state.mapper})
+                connection.execute(
+                    update(column.table)
+                    .where(*(key == value for key, value in keys))
+                    .values({column: value})
+                )
+                break
+
+
+def _stand_in(column: Any) -> Any:
+    """A value that no other row is likely to have; None if there is no telling."""
+    if column.nullable:
+        return null()
+    if column.primary_key or column.foreign_keys:
+        return None
+    if isinstance(column.type, Integer):
+        return -column - 1
+    if isinstance(column.type, String):
+        return uuid.uuid4().hex[: column.type.length]
+    return None
+
+
+class Reverter:
+    """Reverts to ``obj``, a version, when it is called.
+
+    :param relations: names of relationships to take back as well, dotted paths included.
+    """
+
+    def __init__(
+        self, obj: Any, visited_objects: Any = None, relations: Sequence[str] = ()
+    ) -> None:
+        self.obj = obj
+        self.relations = tuple(relations)
+
+    def __call__(self) -> Any:
+        """The live object; None if the version says that it was deleted."""
+        return revert(self.obj, relations=self.relations).object

@@ -1,0 +1,386 @@
+"""Columns that say when a row changed, kept right by every statement: what the mixins stand on.
+
+A table with such a column is *stamped*. Any UPDATE of it that does not set the column itself, and
+any upsert, is extended on its way to the database: the SET gets an expression that compares old
+and new values there, so that only real changes count. All statements of a session pass
+``before_execute`` of its engine, which is listened to once a class with such a column was mapped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import (
+    Alias,
+    BindParameter,
+    Column,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Engine,
+    FromClause,
+    Insert,
+    Table,
+    Update,
+    bindparam,
+    event,
+    not_,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.orm import Mapper, Session, SessionTransaction
+
+from .bulk import criteria, is_of_flush, resolved, set_clause
+from .compare import identical
+from .mapping import column_properties, key_columns
+from .record import plain
+
+_KEY: Final = "sqlalchemy_history.stamps"
+_ABOVE: Final = "sqlalchemy_history.stamps_above"
+
+#: from what changed ({attribute: condition}) and the time to the column's new value
+Build = Callable[
+    [ColumnElement[Any], Mapping[str, ColumnElement[bool]], datetime.datetime, Dialect], Any
+]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stamps:
+    """The stamped columns of a table, and which attributes of the class count as its contents."""
+
+    builders: dict[str, Build]
+    names: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Above:
+    """Of a table of joined inheritance: where the stamped columns are, and which attributes it has.
+
+    :ivar keys: (key column of this table, key column of ``table``).
+    """
+
+    table: Table
+    keys: tuple[tuple[Column[Any], Any], ...]
+    names: dict[str, str]
+    builders: dict[str, Build]
+
+
+def stamp(mapper: Mapper[Any], column: Column[Any], build: Build) -> None:
+    """Keep ``column`` of the class's table right from now on."""
+    table = column.table
+    stamps: Stamps = table.info.setdefault(_KEY, Stamps({}, {}))
+    stamps.builders[column.key] = build
+    for prop in column_properties(mapper):
+        for counted in prop.columns:
+            if counted.table is table and counted is not mapper.version_id_col:
+                stamps.names[counted.key] = prop.key
+    own = mapper.local_table
+    if own is not table and isinstance(own, Table):
+        keys = zip(key_columns(mapper, mapper), mapper.primary_key, strict=True)
+        names = {
+            c.key: prop.key
+            for prop in column_properties(mapper)
+            for c in prop.columns
+            if c.table is own
+        }
+        above: Above = own.info.setdefault(_ABOVE, Above(table, tuple(keys), names, {}))
+        above.builders[column.key] = build
+    _listen()
+
+
+def counted_attributes(mapper: Mapper[Any]) -> list[str]:
+    """Names of the attributes of a class whose changes count."""
+    stamped = {column for table in mapper.tables for column in _stamps_of(table).builders}
+    return [
+        prop.key
+        for prop in column_properties(mapper)
+        if isinstance(prop.columns[0], Column)
+        and prop.columns[0].key not in stamped
+        and prop.columns[0] is not mapper.version_id_col
+    ]
+
+
+def inserted_attributes(context: Any) -> list[str]:
+    """The attributes that the row, whose INSERT ``context`` is about, gives a value."""
+    compiled = context.compiled
+    stamps = _stamps_of(compiled.statement.table)
+    sets = getattr(compiled.compile_state, "_dict_parameters", None) or {}
+    try:
+        parameters = context.get_current_parameters()
+    except KeyError:
+        # SQLAlchemy does not find the parameters of an ORM INSERT with several VALUES
+        parameters, every = {}, True
+    else:
+        every = False
+    keys = {key for key, value in parameters.items() if value is not None}
+    for column, value in sets.items():
+        if every or (isinstance(value, ColumnElement) and not isinstance(value, BindParameter)):
+            keys.add(getattr(column, "key", column))
+    keys.update(getattr(c, "key", c) for c in compiled.statement._select_names or ())
+    automatic = compiled.statement.table.autoincrement_column
+    return [
+        name
+        for key, name in stamps.names.items()
+        if key in keys
+        and key not in stamps.builders
+        and (automatic is None or key != automatic.key)
+    ]
+
+
+# -- one time for all that a flush changes
+
+
+def now_of(connection: Connection) -> datetime.datetime:
+    """The time of the flush that uses ``connection``; of anything else, now."""
+    owner = connection.info.get(_KEY)
+    session = None if owner is None else owner()
+    found = None if session is None or not session._flushing else session.info.get(_KEY)
+    return found or _now()
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+#: called with the session and the flush's time when a flush begins
+before_flush_hooks: list[Callable[[Session, datetime.datetime], None]] = []
+
+
+def _before_flush(session: Session, flush_context: Any, instances: Any) -> None:
+    now = session.info[_KEY] = _now()
+    for hook in before_flush_hooks:
+        hook(session, now)
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_listening: list[tuple[Any, str, Callable[..., Any]]] = []
+
+
+def _after_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    connection.info[_KEY] = weakref.ref(session)
+    if connection.engine not in _engines:
+        _engines.add(connection.engine)
+        event.listen(connection.engine, "before_execute", _before_execute, retval=True)
+
+
+def _listen() -> None:
+    if not _listening:
+        for name, listener in (("after_begin", _after_begin), ("before_flush", _before_flush)):
+            event.listen(Session, name, listener)
+            _listening.append((Session, name, listener))
+
+
+def stop() -> None:
+    """Listen to nothing any more, until the next class with a stamped column is mapped."""
+    for target, name, listener in _listening:
+        event.remove(target, name, listener)
+    _listening.clear()
+    for engine in _engines:
+        event.remove(engine, "before_execute", _before_execute)
+    _engines.clear()
+
+
+# -- statements
+
+
+def _info(table: Any) -> dict[Any, Any]:
+    while isinstance(table, Alias):
+        table = table.element
+    info: dict[Any, Any] = table._deannotate().info
+    return info
+
+
+def _stamps_of(table: Any) -> Stamps:
+    stamps: Stamps = _info(table).get(_KEY) or Stamps({}, {})
+    return stamps
+
+
+def _before_execute(
+    connection: Connection, statement: Any, multiparams: Any, params: Any, options: Any
+) -> tuple[Any, Any, Any]:
+    return extend(connection, statement, multiparams, params, options)
+
+
+def extend(
+    connection: Connection, statement: Any, multiparams: Any, params: Any, options: Any
+) -> tuple[Any, Any, Any]:
+    """The statement and its parameters, with values for stamped columns that it does not set.
+
+    Who records what the statement is going to do asks for it first; asking twice does no harm.
+    """
+    if isinstance(statement, (Update, Insert)):
+        info = _info(statement.table)
+        if _ABOVE in info and isinstance(statement, Update) and not is_of_flush(statement, options):
+            statement = _update_above(connection, statement, info[_ABOVE], multiparams, params)
+        stamps = info.get(_KEY)
+        if stamps is not None:
+            if isinstance(statement, Insert):
+                return _upsert(connection, statement, stamps), multiparams, params
+            return _update(connection, statement, stamps, multiparams, params)
+    return statement, multiparams, params
+
+
+def _update(
+    connection: Connection, statement: Any, stamps: Stamps, multiparams: Any, params: Any
+) -> tuple[Any, Any, Any]:
+    dialect = connection.dialect
+    rows: Sequence[Mapping[str, Any]] = multiparams or ([params] if params else [{}])
+    core = resolved(statement, dialect)
+    live: FromClause = core.statement.table
+    sets = set_clause(core, live, rows[0])
+    wanted = {key: build for key, build in stamps.builders.items() if key not in sets}
+    if not wanted or not sets:
+        return statement, multiparams, params
+    values, rows = _renamed(sets, live, rows)
+    first = _stamped(live, stamps, wanted, values, now_of(connection), dialect)
+    statement = _with_values(statement, {**first, **values}, dialect)
+    return (statement, rows, {}) if multiparams else (statement, [], rows[0])
+
+
+def _renamed(
+    sets: Mapping[str, Any], live: FromClause, rows: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], Sequence[Mapping[str, Any]]]:
+    """The SET clause and the parameters without parameters of the name of a column.
+
+    Such a parameter may stand in the SET clause alone.
+    """
+    values: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    for key, value in sets.items():
+        if isinstance(value, BindParameter) and value.required and value.key in rows[0]:
+            names[value.key] = f"stamped_{value.key}"
+            values[key] = bindparam(names[value.key], type_=live.c[key].type)
+        else:
+            values[key] = value
+    if names:
+        rows = [{names.get(name, name): value for name, value in row.items()} for row in rows]
+    return values, rows
+
+
+def _update_above(
+    connection: Connection, statement: Any, above: Above, multiparams: Any, params: Any
+) -> Any:
+    """Stamp the rows of the base table of joined inheritance that ``statement`` is going to change.
+
+    Returns the statement, marked: it passes here once for each who listens.
+    """
+    if statement._execution_options.get(_ABOVE):
+        return statement
+    dialect = connection.dialect
+    rows: Sequence[Mapping[str, Any]] = multiparams or ([params] if params else [{}])
+    core = resolved(statement, dialect)
+    live = core.statement.table
+    values, rows = _renamed(set_clause(core, live, rows[0]), live, rows)
+    joined = [live.c[own.key] == base for own, base in above.keys]
+
+    def about_to(*conditions: Any) -> ColumnElement[bool]:
+        matching = select(live.c[above.keys[0][0].key]).where(*joined, *criteria(core), *conditions)
+        return plain(matching).correlate(above.table).exists()
+
+    changed = {
+        name: about_to(condition)
+        for name, condition in _conditions(live, above.names, values, dialect).items()
+    }
+    if changed:
+        now = now_of(connection)
+        stamped = {
+            key: build(above.table.c[key], changed, now, dialect)
+            for key, build in above.builders.items()
+        }
+        connection.execute(update(above.table).where(or_(*changed.values())).values(stamped), rows)
+    return statement.execution_options(**{_ABOVE: True})
+
+
+def _with_values(statement: Any, values: Mapping[str, Any], dialect: Dialect) -> Any:
+    """``statement`` with the SET clause ``values``, in that order.
+
+    MySQL computes from left to right, and later expressions see what earlier ones have set.
+    """
+    statement = statement._clone()
+    pairs = {statement.table.c[key]: value for key, value in values.items()}
+    is_ordered = bool(
+        getattr(statement, "_ordered_values", None)
+        or getattr(statement, "_maintain_values_ordering", False)
+    )
+    statement._values = None
+    if hasattr(statement, "_ordered_values"):
+        statement._ordered_values = None
+    statement._maintain_values_ordering = False
+    if is_ordered or dialect.name in ("mysql", "mariadb"):
+        if statement._annotations.get("dml_strategy") == "bulk":
+            # an ORM update by primary key takes no ordered values; the Core statement it makes does
+            plain = update(statement.table._deannotate()).where(*statement._where_criteria)
+            statement = plain._annotate(dict(statement._annotations))
+        return statement.ordered_values(*pairs.items())
+    return statement.values(pairs)
+
+
+def _upsert(connection: Connection, statement: Any, stamps: Stamps) -> Any:
+    clause = statement._post_values_clause
+    name = next(
+        (name for name in ("update_values_to_set", "update") if hasattr(clause, name)), None
+    )
+    if name is None:
+        return statement
+    sets: dict[str, Any] = {
+        str(getattr(c, "key", c)): value for c, value in dict(getattr(clause, name)).items()
+    }
+    wanted = {key: build for key, build in stamps.builders.items() if key not in sets}
+    if not wanted:
+        return statement
+    live = statement.table
+    dialect = connection.dialect
+    first = _stamped(live, stamps, wanted, sets, now_of(connection), dialect)
+    clause = clause._clone()
+    everything: dict[str, Any] = {**first, **sets}
+    if name == "update":
+        order = clause._parameter_ordering or [c.key for c in live.c if c.key in sets]
+        clause._parameter_ordering = [*first, *order]
+        clause.update = everything
+    else:
+        old = clause.update_values_to_set
+        clause.update_values_to_set = (
+            everything if isinstance(old, dict) else list(everything.items())
+        )
+    statement = statement._clone()
+    statement._post_values_clause = clause
+    return statement
+
+
+def _stamped(
+    live: FromClause,
+    stamps: Stamps,
+    wanted: Mapping[str, Build],
+    values: Mapping[str, Any],
+    now: datetime.datetime,
+    dialect: Dialect,
+) -> dict[str, Any]:
+    """The new values of the stamped columns, if the columns in ``values`` get those."""
+    counted = {k: name for k, name in stamps.names.items() if k not in stamps.builders}
+    changed = _conditions(live, counted, values, dialect)
+    if not changed:
+        return {}
+    return {key: build(live.c[key], changed, now, dialect) for key, build in wanted.items()}
+
+
+def _conditions(
+    live: FromClause, names: Mapping[str, str], values: Mapping[str, Any], dialect: Dialect
+) -> dict[str, ColumnElement[bool]]:
+    """For each attribute of ``names``: its column differs from what ``values`` makes of it."""
+    changed = {}
+    for key, value in values.items():
+        if key in names:
+            column = live.c[key]
+            new = value
+            if isinstance(value, BindParameter) and value.unique:
+                # one of a SET clause or of VALUES can be nothing else
+                new = bindparam(None, value.effective_value, type_=column.type)
+            elif not isinstance(value, ColumnElement):
+                new = bindparam(None, value, type_=column.type)
+            changed[names[key]] = not_(identical(column, new, dialect))
+    return changed

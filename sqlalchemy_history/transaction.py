@@ -1,0 +1,273 @@
+"""The Transaction class: one row for each database transaction that versioned something."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import (
+    BLANK_SCHEMA,
+    BigInteger,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    Sequence,
+    String,
+    Table,
+    TypeDecorator,
+    select,
+)
+from sqlalchemy.orm import (
+    ColumnProperty,
+    Mapped,
+    Mapper,
+    declared_attr,
+    object_session,
+    registry,
+    relationship,
+)
+from sqlalchemy.sql.elements import conv
+from sqlalchemy.types import TypeEngine
+
+from .config import nearest
+from .exc import ImproperlyConfigured, NoChangesAttribute
+
+if TYPE_CHECKING:
+    from sqlalchemy import Dialect, MetaData
+
+    from .manager import VersioningManager
+
+
+def collect_values(
+    transaction_cls: type[Any], sources: Iterable[tuple[str, Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """Values for a transaction row by column key; the later source wins.
+
+    :param sources: where values come from, for messages, and values by attribute name.
+    :raises ImproperlyConfigured: for a name that is no column of ``transaction_cls``.
+    """
+    found: dict[str, Any] = {}
+    for where, values in sources:
+        for name, value in values.items():
+            prop = transaction_cls.__mapper__.attrs.get(name)
+            if not isinstance(prop, ColumnProperty):
+                columns = [p.key for p in transaction_cls.__mapper__.column_attrs]
+                raise ImproperlyConfigured(
+                    f"{where} says {name}={value!r}, but {transaction_cls.__name__} has no column "
+                    f"{name!r}; {nearest(name, columns)}"
+                )
+            found[prop.columns[0].key] = value() if callable(value) else value
+    return found
+
+
+def utcnow() -> datetime.datetime:
+    """Now, in UTC, naive: as ``issued_at`` is stored."""
+    return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+
+
+class UTCDateTime(TypeDecorator[datetime.datetime]):
+    """A UTC datetime, naive or aware, that keeps its microseconds on every database."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name in ("mysql", "mariadb"):
+            from sqlalchemy.dialects.mysql import DATETIME  # noqa: PLC0415 - loads the dialect
+
+            return dialect.type_descriptor(DATETIME(fsp=6))
+        return dialect.type_descriptor(
+            DateTime(timezone=getattr(self.impl_instance, "timezone", False))
+        )
+
+
+class AwareDateTime(UTCDateTime):
+    """An aware UTC datetime, also on databases that store none."""
+
+    cache_ok = True
+
+    def __init__(self) -> None:
+        super().__init__(timezone=True)
+
+    def process_bind_param(
+        self, value: datetime.datetime | None, dialect: Dialect
+    ) -> datetime.datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            return value.replace(tzinfo=datetime.timezone.utc)
+        return value.astimezone(datetime.timezone.utc)
+
+    def process_result_value(
+        self, value: datetime.datetime | None, dialect: Dialect
+    ) -> datetime.datetime | None:
+        if value is None or value.tzinfo is not None:
+            return value
+        return value.replace(tzinfo=datetime.timezone.utc)
+
+
+#: BIGINT, but a SQLite rowid where only INTEGER PRIMARY KEY is one
+TransactionId: Final = BigInteger().with_variant(Integer(), "sqlite")
+
+
+#: where Table.info keeps the class that a factory made for it
+_MADE_KEY: Final = "sqlalchemy_history.transaction"
+
+
+def _id_column(table_name: str) -> Column[int]:
+    return Column(
+        "id", TransactionId, Sequence(f"{table_name}_id_seq"), primary_key=True, autoincrement=True
+    )
+
+
+class TransactionBase:
+    """Mixin of Transaction classes: ``id``, ``issued_at`` and what is common to all of them.
+
+    A Transaction class of your own adds columns to it::
+
+        class Transaction(TransactionBase, Base):
+            __tablename__ = "transaction"
+            reason = mapped_column(String(200))
+
+        versioning_manager.transaction_cls = Transaction
+    """
+
+    __allow_unmapped__ = True
+    __versioned__ = {"versioning": False}
+    __versioning_manager__: VersioningManager
+
+    @declared_attr
+    def id(cls) -> Mapped[int]:  # noqa: N805
+        column: Any = _id_column(getattr(cls, "__tablename__", "transaction"))
+        return column  # type: ignore[no-any-return]
+
+    @declared_attr
+    def issued_at(cls) -> Mapped[datetime.datetime]:  # noqa: N805
+        column: Any = Column(UTCDateTime(), default=utcnow)
+        return column  # type: ignore[no-any-return]
+
+    @property
+    def entity_names(self) -> list[str]:
+        """Names of the classes that this transaction changed (``TransactionChangesPlugin``)."""
+        if hasattr(self, "changes"):
+            return [change.entity_name for change in self.changes]
+        raise NoChangesAttribute(
+            f"{type(self).__name__}.entity_names needs TransactionChangesPlugin; add it with "
+            f"make_versioned(plugins=[TransactionChangesPlugin()])"
+        )
+
+    @property
+    def changed_entities(self) -> dict[type[Any], list[Any]]:
+        """The versions that this transaction wrote, by version class: one query for each class."""
+        session = object_session(self)
+        if session is None:
+            return {}
+        result = {}
+        for plan in self.__versioning_manager__.root_plans():
+            cls: Any = plan.version_class
+            versions = session.scalars(select(cls).where(plan.transaction_id == self.id)).all()
+            if versions:
+                result[cls] = list(versions)
+        return result
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} id={self.id!r}, issued_at={self.issued_at!r}>"
+
+
+class TransactionFactory:
+    """Makes the Transaction class of a manager.
+
+    :param remote_addr: whether it has the column ``remote_addr VARCHAR(50)``.
+    :param timezone: ``True`` makes ``issued_at`` an aware UTC datetime; by default it is naive UTC.
+    """
+
+    model_name = "Transaction"
+
+    def __init__(self, remote_addr: bool = True, timezone: bool = False) -> None:
+        self.remote_addr = remote_addr
+        self.timezone = timezone
+
+    def __call__(self, manager: VersioningManager, in_registry: registry) -> type[Any]:
+        """Build and map the class in ``in_registry``, or find it there if a manager left it.
+
+        :raises ImproperlyConfigured: if there is another class or table of that name, or no
+            ``user_cls``.
+        """
+        metadata = in_registry.metadata
+        name = "transaction"
+        user = manager.resolve_user_cls(in_registry)
+        there = metadata.tables.get(_table_key(name, metadata.schema))
+        made: type[Any] | None = None if there is None else there.info.get(_MADE_KEY)
+        if made is not None and hasattr(made, "user_id") == (user is not None):
+            if made.__versioning_manager__.transaction_cls is made:
+                raise ImproperlyConfigured(
+                    f"another VersioningManager has its {self.model_name} class in this registry; "
+                    f"give each manager a declarative base of its own, or one of them a Transaction "
+                    f"class of your own with another __tablename__ (see TransactionBase)"
+                )
+            return made
+        if self.model_name in in_registry._class_registry:
+            raise ImproperlyConfigured(
+                f"there is a class {self.model_name!r} already, a name that versioning needs for "
+                f"its own; rename it, or set versioning_manager.transaction_cls to a Transaction "
+                f"class of your own (see TransactionBase)"
+            )
+        if there is not None:
+            raise ImproperlyConfigured(
+                "there is a table 'transaction' already, a name that versioning needs for its own; "
+                "rename it, or set versioning_manager.transaction_cls to a Transaction class of "
+                "your own with another __tablename__ (see TransactionBase)"
+            )
+        columns: list[Column[Any] | Index] = [_id_column(name)]
+        if self.timezone:
+            now = lambda: datetime.datetime.now(datetime.timezone.utc)  # noqa: E731
+            columns.append(Column("issued_at", AwareDateTime, default=now))
+        else:
+            columns.append(Column("issued_at", UTCDateTime(), default=utcnow))
+        if self.remote_addr:
+            columns.append(Column("remote_addr", String(50)))
+        properties: dict[str, Any] = {}
+        if user is not None:
+            key = _single_key(user)
+            user_id = Column("user_id", key.type, ForeignKey(key))
+            # under this name whatever the naming convention, which may know no table names
+            columns += [user_id, Index(conv(f"ix_{name}_user_id"), user_id)]
+            properties["user"] = relationship(user)
+        table = Table(name, metadata, *columns)
+        module = __name__ if user is None else user.class_.__module__
+        cls = type(self.model_name, (TransactionBase,), {"__module__": module})
+        in_registry.map_imperatively(cls, table, properties=properties)
+        cls.__table__ = table  # type: ignore[attr-defined]
+        cls.__tablename__ = name  # type: ignore[attr-defined]
+        table.info[_MADE_KEY] = cls
+        return cls
+
+
+def _single_key(user: Mapper[Any]) -> Column[Any]:
+    keys = user.primary_key
+    if len(keys) != 1:
+        raise ImproperlyConfigured(
+            f"user_cls: {user.class_.__name__} has a primary key of {len(keys)} columns, and "
+            f"Transaction.user_id can hold only one; set user_cls=None and keep the user in a "
+            f"column of a Transaction class of your own"
+        )
+    key: Any = keys[0]
+    return key  # type: ignore[no-any-return]
+
+
+def copy_transaction_table(table: Table, metadata: MetaData) -> None:
+    """Let ``create_all()`` of a second Base create the transaction table in its database too."""
+    if _table_key(table.name, table.schema) not in metadata.tables:
+        Table(
+            table.name,
+            metadata,
+            *(_id_column(table.name) if c.primary_key else Column(c.name, c.type) for c in table.c),
+            schema=table.schema or BLANK_SCHEMA,
+        )
+
+
+def _table_key(name: str, schema: str | None) -> str:
+    return f"{schema}.{name}" if schema else name

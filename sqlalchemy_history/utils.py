@@ -1,0 +1,48 @@
+"""The import path of the peers for functions that live elsewhere; nothing is defined here."""
+
+from .inspection import (
+    changeset,
+    end_tx_attr,
+    end_tx_column_name,
+    get_association_proxies,
+    get_versioning_manager,
+    is_modified,
+    is_modified_or_deleted,
+    is_session_modified,
+    is_versioned,
+    option,
+    parent_class,
+    parent_table,
+    transaction_class,
+    tx_column_name,
+    version_class,
+    version_obj,
+    version_table,
+    versioned_column_properties,
+    versioned_objects,
+)
+from .maintenance import count_versions, vacuum
+
+__all__ = [
+    "changeset",
+    "count_versions",
+    "end_tx_attr",
+    "end_tx_column_name",
+    "get_association_proxies",
+    "get_versioning_manager",
+    "is_modified",
+    "is_modified_or_deleted",
+    "is_session_modified",
+    "is_versioned",
+    "option",
+    "parent_class",
+    "parent_table",
+    "transaction_class",
+    "tx_column_name",
+    "vacuum",
+    "version_class",
+    "version_obj",
+    "version_table",
+    "versioned_column_properties",
+    "versioned_objects",
+]

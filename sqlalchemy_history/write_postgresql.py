@@ -1,0 +1,199 @@
+"""PostgreSQL: one WITH statement for the transaction row, what is closed and what is opened.
+
+All parts of such a statement see the database as it was when the statement began, so each part
+says by its own conditions what it is about, and only the ids of new rows flow from part to part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    and_,
+    exists,
+    false,
+    func,
+    insert,
+    literal_column,
+    null,
+    or_,
+    select,
+    tuple_,
+    union_all,
+    update,
+)
+
+from .operation import Operation
+from .plan import Key, TablePlan
+from .unit_of_work import Changes, ConnectionUnit
+from .write import (
+    TX,
+    TransactionRow,
+    Writer,
+    insert_transaction,
+    transaction_parameters,
+    transaction_values,
+    version_columns,
+)
+
+_GROUPS = ("inserted", "updated", "unsure", "deleted")
+
+
+class PostgreSQLWriter(Writer):
+    """Writes what a flush changed in all tables with one statement."""
+
+    def _write_fresh(
+        self,
+        unit: ConnectionUnit,
+        fresh: Mapping[TablePlan, Changes],
+        new_row: Callable[[], TransactionRow],
+    ) -> None:
+        shapes = tuple(
+            (plan, tuple(name for name in _GROUPS if getattr(changes, name)))
+            for plan, changes in fresh.items()
+        )
+        parameters: dict[str, Any] = {}
+        for i, (plan, names) in enumerate(shapes):
+            for group in names:
+                keys: Sequence[Key] = getattr(fresh[plan], group)
+                parameters |= self.key_parameters(plan, keys, f"{group}_{i}", False)
+        old_tx = unit.tx
+        new: tuple[Any, TransactionRow, bool] | None = None
+        name: Hashable = shapes
+        if old_tx is None:
+            table = shapes[0][0].transaction
+            row = transaction_values(table, new_row())
+            certain = any(changes.certain for changes in fresh.values())
+            new, name = (table, row, certain), (shapes, tuple(row), certain)
+            parameters |= transaction_parameters(row)
+        else:
+            parameters["history__tx"] = old_tx
+        build = partial(self._statement, shapes, new)
+        result: Any = self._run(unit, name, build, parameters)
+        tx, newest, *written = result.one()
+        if tx is None:
+            return
+        if old_tx is None:
+            unit.set_tx(tx)
+        for (plan, names), count in zip(shapes, written, strict=True):
+            changes = fresh[plan]
+            expected = sum(len(getattr(changes, name)) for name in names)
+            self.after_open(unit, plan, changes, count == expected)
+        if newest is not None and newest > tx:
+            self.move_behind(unit, newest, fresh)
+
+    def _statement(
+        self,
+        shapes: Sequence[tuple[TablePlan, Sequence[str]]],
+        new: tuple[Any, TransactionRow, bool] | None,
+    ) -> Any:
+        changed: dict[TablePlan, Any] = {}
+        for i, (plan, names) in enumerate(shapes):
+            if "unsure" in names:
+                root = plan.hierarchy[0]
+                statement = select(*plan.keys_of(plan.parent)).where(
+                    self.key_clause(plan, plan.parent, f"unsure_{i}", False),
+                    self.changed(plan)
+                    if plan is root
+                    else self._is_in(plan, plan.parent, changed[root]),
+                )
+                changed[plan] = statement.cte(f"changed_{i}")
+        ctes = []
+        tx: ColumnElement[Any] = TX
+        if new is not None:
+            table, row, certain = new
+            condition = None if certain else or_(*(exists(select(cte)) for cte in changed.values()))
+            begun = insert_transaction(table, row, self.dialect, condition).cte("begun")
+            ctes.append(begun)
+            tx = select(begun.c.id).scalar_subquery()
+        newest: list[ColumnElement[Any]] = []
+        written = []
+        for i, (plan, names) in enumerate(shapes):
+            closed = (
+                self._closed(plan, i, names, changed.get(plan), tx)
+                if plan.end is not None
+                else None
+            )
+            if closed is not None:
+                ctes.append(closed)
+                newest.append(select(func.max(closed.c[0])).scalar_subquery())
+            elif new is None:
+                newest.append(
+                    select(func.max(plan.tx_of(plan.version)))
+                    .where(or_(*self._any_key(plan, plan.version, i, names)))
+                    .scalar_subquery()
+                )
+            opened = self._opened(plan, i, names, changed.get(plan), closed, tx)
+            ctes.append(opened)
+            written.append(select(func.count()).select_from(opened).scalar_subquery())
+        latest = func.greatest(*newest) if len(newest) > 1 else newest[0] if newest else null()
+        return select(tx.label("tx"), latest.label("newest"), *written).add_cte(*ctes)
+
+    def _any_key(
+        self, plan: TablePlan, from_: FromClause, i: int, names: Sequence[str]
+    ) -> list[ColumnElement[bool]]:
+        return [self.key_clause(plan, from_, f"{name}_{i}", False) for name in names]
+
+    def _closed(
+        self, plan: TablePlan, i: int, names: Sequence[str], changed: Any, tx: ColumnElement[Any]
+    ) -> Any:
+        v = plan.version
+        which = self._any_key(plan, v, i, [name for name in names if name != "unsure"])
+        if changed is not None:
+            which.append(self._is_in(plan, v, changed))
+        return (
+            update(v)
+            .where(plan.end_of(v).is_(None), or_(*which))
+            .values({plan.end: tx})
+            .returning(plan.tx_of(v))
+            .cte(f"closed_{i}")
+        )
+
+    def _opened(
+        self,
+        plan: TablePlan,
+        i: int,
+        names: Sequence[str],
+        changed: Any,
+        closed: Any,
+        tx: ColumnElement[Any],
+    ) -> Any:
+        selects = []
+        for name in names:
+            if name == "deleted":
+                old = plan.version.alias(f"old_{i}")
+                copy = self.copy_of_version(plan, old, tx).where(
+                    self.key_clause(plan, old, f"{name}_{i}", False),
+                    plan.strategy.is_open(plan, old),
+                )
+            else:
+                operation = Operation.INSERT if name == "inserted" else Operation.UPDATE
+                copy = self.copy_of_live(plan, operation, tx).where(
+                    self._is_in(plan, plan.parent, changed)
+                    if name == "unsure"
+                    else self.key_clause(plan, plan.parent, f"{name}_{i}", False)
+                )
+            if closed is not None:
+                # the closing must be over before the first new version meets the unique index
+                ended = select(func.count()).select_from(closed).scalar_subquery()
+                copy = copy.where(ended >= literal_column("0"))
+            selects.append(copy)
+        return (
+            insert(plan.version)
+            .from_select(
+                version_columns(plan), selects[0] if len(selects) == 1 else union_all(*selects)
+            )
+            .returning(plan.tx_of(plan.version))
+            .cte(f"opened_{i}")
+        )
+
+    def _is_in(self, plan: TablePlan, from_: FromClause, keys: Any) -> ColumnElement[bool]:
+        columns = plan.keys_of(from_)
+        if keys is None:
+            return false()
+        left: Any = columns[0] if len(columns) == 1 else tuple_(*columns)
+        return and_(left.in_(select(*keys.c)))

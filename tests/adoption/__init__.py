@@ -1,0 +1,1 @@
+"""An application that has used one of the peers until now."""
