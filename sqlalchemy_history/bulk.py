@@ -368,7 +368,8 @@ class _Insert(_UnderWay):
         rows = result.all()
         result._soft_close()
         result._metadata = result._no_result_metadata
-        return (as_key(row) for row in rows)
+        # SQLAlchemy may have put columns of its own before ours
+        return (as_key(row[-len(self.plan.keys) :]) for row in rows)
 
     def _of_added(self, result: CursorResult[Any]) -> Iterable[Key]:
         """The keys were added to what the user wants to be returned: they go again."""

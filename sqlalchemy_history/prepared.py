@@ -6,10 +6,12 @@ they are first built, so that work is done once. They still go through the conne
 in its log and its cursor events.
 
 >>> from sqlalchemy import bindparam, create_engine, text
->>> double = Prepared(text("SELECT 2 * :n"), create_engine("sqlite://").dialect)
->>> with create_engine("sqlite://").connect() as connection:
+>>> engine = create_engine("sqlite://")
+>>> double = Prepared(text("SELECT 2 * :n"), engine.dialect)
+>>> with engine.connect() as connection:
 ...     double.execute(connection, {"n": 21}).scalar()
 42
+>>> engine.dispose()
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ def stop() -> None:
 def _info(table: Any) -> dict[Any, Any]:
     while isinstance(table, Alias):
         table = table.element
-    info: dict[Any, Any] = table._deannotate().info
+    info: dict[Any, Any] = getattr(table._deannotate(), "info", {})  # `sa.table()` has none
     return info
 
 

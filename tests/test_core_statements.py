@@ -73,7 +73,7 @@ def test_statements_on_a_table(session, models, execute) -> None:
     execute(sa.insert(table).from_select(["id", "n"], sa.select(table.c.id + 20, table.c.n)))
     assert since(session, table) == [
         (2, UPDATE, 2, 20),
-        (2, DELETE, 3, 3),
+        (2, DELETE, 3, 30),
         (2, INSERT, 8, 8),
         (2, INSERT, 21, 1),
         (2, INSERT, 22, 20),
@@ -107,20 +107,20 @@ def test_parameters_named_like_columns(session, models, execute) -> None:
     """A parameter may have the name of a column."""
     table = models[0]
     execute(sa.delete(table).where(table.c.id == sa.bindparam("n")), {"n": 2})
-    execute(sa.delete(table).where(table.c.n < sa.bindparam("id")), {"id": 2})
-    execute(sa.update(table).where(table.c.id > sa.bindparam("id_")), {"id_": 2, "n": 33})
-    assert since(session, table) == [(2, DELETE, 1, 1), (2, DELETE, 2, 2), (2, UPDATE, 3, 33)]
+    execute(sa.delete(table).where(table.c.n > sa.bindparam("id")), {"id": 2})
+    execute(sa.update(table).where(table.c.id < sa.bindparam("id_")), {"id_": 2, "n": 33})
+    assert since(session, table) == [(2, UPDATE, 1, 33), (2, DELETE, 2, 2), (2, DELETE, 3, 3)]
 
 
 def test_aliases(session, models, execute) -> None:
     """Aliases of the table in a WHERE."""
     table = models[0]
     other = table.alias()
-    least = sa.select(sa.func.min(other.c.n)).scalar_subquery()
-    if session.get_bind().dialect.name == "mysql":
-        least = sa.select(sa.select(sa.func.min(other.c.n).label("n")).subquery().c.n).scalar_subquery()
-    execute(sa.delete(table).where(table.c.n == least))
-    assert since(session, table) == [(2, DELETE, 1, 1)]
+    most = sa.select(sa.func.max(other.c.n).label("n"))
+    # MySQL does not read from the table that it deletes from, but from a table derived from it
+    derived = sa.select(most.subquery().c.n).scalar_subquery()
+    execute(sa.delete(table).where(table.c.n == derived))
+    assert since(session, table) == [(2, DELETE, 3, 3)]
 
 
 def test_association_rows(session, models, execute) -> None:
@@ -135,10 +135,13 @@ def test_association_rows(session, models, execute) -> None:
         )
     )
     execute(sa.update(links).where(links.c.article_id == 1).values(rank=5))
-    execute(sa.update(links).where(links.c.article_id == 3).values(article_id=1, tag_id=links.c.tag_id + 1))
+    execute(
+        sa.update(links)
+        .where(links.c.article_id == 3)
+        .values(article_id=1, tag_id=links.c.tag_id + 1)
+    )
     assert since(session, links) == [
         (2, UPDATE, 1, 1, 5),
-        *[(2, UPDATE, 1, 2, None)][:0],
         (2, INSERT, 1, 3, None),
         (2, INSERT, 2, 1, None),
         (2, INSERT, 2, 2, None),

@@ -131,7 +131,9 @@ def test_a_listener_left_on_a_class_is_found() -> None:
     event.listen(Session, "after_flush", on_flush)
     event.listen(sa.orm.Mapper, "before_insert", on_insert)
     try:
-        assert len(support.class_listeners(mine)) == 2
+        # a subclass of Session that is there, whichever test has imported it, has it too
+        found = {line.partition(":")[0] for line in support.class_listeners(mine)}
+        assert found >= {"Session.after_flush", "Mapper.before_insert"}
     finally:
         event.remove(Session, "after_flush", on_flush)
         event.remove(sa.orm.Mapper, "before_insert", on_insert)

@@ -31,7 +31,7 @@ def Article(versioning: Any, Base: Any) -> Any:  # noqa: N802
 
 
 @pytest.fixture
-def session(Article: Any, open_session: Any) -> Any:  # noqa: N803
+def session(Article: Any, open_session: Any) -> Any:
     session = open_session()
     session.add(Article(id=1, n=1))
     session.commit()
@@ -55,9 +55,15 @@ def with_clause(session: Any) -> None:
 
 WRITES = {
     "text": lambda session: session.execute(sa.text("UPDATE article SET n = 2")),
-    "quoted": lambda session: session.execute(sa.text('DELETE FROM main."article" WHERE id = :x'), {"x": 1}),
-    "driver": lambda session: session.connection().exec_driver_sql("INSERT INTO Article (n) VALUES (3)"),
-    "replace": lambda session: session.execute(sa.text("REPLACE INTO article (id, n) VALUES (1, 2)")),
+    "quoted": lambda session: session.execute(
+        sa.text('DELETE FROM main."article" WHERE id = :x'), {"x": 1}
+    ),
+    "driver": lambda session: session.connection().exec_driver_sql(
+        "INSERT INTO Article (n) VALUES (3)"
+    ),
+    "replace": lambda session: session.execute(
+        sa.text("REPLACE INTO article (id, n) VALUES (1, 2)")
+    ),
     "other table": other_table,
     "reflected table": reflected_table,
 }
@@ -69,7 +75,7 @@ def test_warns_once(session, Article, write) -> None:
     """By default there is one warning for each table and kind, which names the way out."""
     with pytest.warns(UntrackedWriteWarning, match=r"'article'.*(update\(\)|__table__)") as caught:
         write(session)
-        write(session)
+    write(session)  # a second warning would be an error
     assert len(caught) == 1
     assert caught[0].filename == __file__
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import sqlalchemy
 
+_CONTINUUM = "2.0.0" if sys.version_info >= (3, 11) else "1.8.0"  # the last for this Python
 PEERS = {
     "sqlalchemy_history": "SQLAlchemy-History==2.2.1",
-    "sqlalchemy_continuum": "SQLAlchemy-Continuum==2.0.0",
+    "sqlalchemy_continuum": f"SQLAlchemy-Continuum=={_CONTINUUM}",
 }
 _DRIVERS = ("psycopg[binary]>=3.1.13", "PyMySQL>=1.1")
 
