@@ -94,7 +94,8 @@ class Statements:
         self._recorders: dict[Writer, Recorder] = {}
         self._cascades = Cascades(self.plan_of)
         #: versioned tables by their names in lower case, and for how many that was made
-        self._names: tuple[int, dict[str, TablePlan]] = (0, {})
+        #: plans by the name of their table, and for which models
+        self._names: tuple[tuple[Any, ...], dict[str, TablePlan]] = ((), {})
 
     def plan_of(self, table: Any) -> TablePlan | None:
         """The plan of a table, of an alias or of what the ORM makes of one."""
@@ -107,7 +108,7 @@ class Statements:
         """The manager starts anew."""
         self._recorders.clear()
         self._cascades.forget()
-        self._names = (0, {})
+        self._names = ((), {})
 
     def begin(self, unit: ConnectionUnit, statement: Any, rows: Parameters, options: Any) -> Any:
         """``statement`` is about to be executed with ``rows``; returns what to execute instead."""
@@ -207,13 +208,13 @@ class Statements:
 
     def _plan_named(self, name: str) -> TablePlan | None:
         models = self._manager.models
-        tables = [table for plan in models.plans.values() for table in plan.tables]
-        count = len(tables) + len(models.associations)
-        if self._names[0] != count:
+        known = (len(models.plans), len(models.associations), next(reversed(models.plans), None))
+        if self._names[0] != known:
+            tables = [table for plan in models.plans.values() for table in plan.tables]
             found = {
                 plan.parent.name.lower(): plan for plan in [*tables, *models.associations.values()]
             }
-            self._names = count, found
+            self._names = known, found
         return self._names[1].get(name)
 
     def untracked(self, plan: TablePlan, what: str, way_out: str) -> None:

@@ -70,13 +70,13 @@ def collect_changes(unit: ConnectionUnit) -> dict[TablePlan, Changes]:
             plan, saved, switched.get(plan.root, ()), forgets=saved.loads and not returns
         )
         for table in plan.tables if found else ():
-            last_values = _last_values(plan, table, saved.deleted) if saved.deleted else None
+            own = found
+            if saved.deleted:
+                own = dataclasses.replace(
+                    found, last_values=_last_values(plan, table, saved.deleted)
+                )
             known = changes.get(table)
-            changes[table] = (
-                dataclasses.replace(found, last_values=last_values)
-                if known is None
-                else known.joined(found, last_values)
-            )
+            changes[table] = own if known is None else known.joined(own)
     unit.saved.clear()
     if unit.located:
         _locate(unit)

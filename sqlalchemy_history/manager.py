@@ -377,7 +377,7 @@ class VersioningManager:
         if engine not in self._engines:
             self._engines.add(engine)
             for name, listener in self._engine_listeners.items():
-                event.listen(engine, name, listener, retval=name == "before_execute")
+                event.listen(engine, name, listener, retval=name.startswith("before_"))
 
     def _before_flush(self, session: Session, flush_context: Any, instances: Any) -> None:
         self.unit_of_work(session).flush_context = flush_context
@@ -501,13 +501,16 @@ class VersioningManager:
         parameters: Any,
         context: Any,
         executemany: bool,
-    ) -> None:
+    ) -> tuple[str, Any]:
+        if context is None:  # it is of ours
+            return sql, parameters
         compiled = context.compiled
         is_text = compiled is None or context.is_text
         if is_text or (not context.isddl and compiled.ctes):
             tables = written_tables(sql) if is_text else hidden_writes(compiled)
             if tables and self._work_of(connection, context.execution_options) is not None:
                 self._statements.warn_of(tables, is_text)
+        return sql, parameters
 
     def _handle_error(self, context: Any) -> None:
         connection = context.connection

@@ -55,9 +55,9 @@ class Changes:
         """Some row has changed for sure, so the transaction row will be needed."""
         return bool(self.inserted or self.updated or self.deleted)
 
-    def joined(self, other: Changes, last_values: _LastValues | None) -> Changes:
+    def joined(self, other: Changes) -> Changes:
         """These changes and ``other``, of another class with rows in the same table."""
-        both = [one for one in (self.last_values, last_values) if one is not None]
+        both = [one for one in (self.last_values, other.last_values) if one is not None]
         return Changes(
             inserted=self.inserted + other.inserted,
             updated=self.updated + other.updated,

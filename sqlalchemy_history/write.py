@@ -49,11 +49,11 @@ from .compare import identical
 from .keys import KeyFormat
 from .operation import Operation
 from .plan import Key, TablePlan, as_key, key_values
-from .prepared import Prepared
+from .prepared import Outcome, Prepared
 from .unit_of_work import MAYBE, Amendment, Changes, ConnectionUnit, merge_into
 
 if TYPE_CHECKING:
-    from sqlalchemy import CursorResult, Table
+    from sqlalchemy import Table
 
 #: the parameters that all statements share
 TX = bindparam("history__tx", type_=BigInteger)
@@ -139,25 +139,23 @@ class Writer:
             if condition is not None:
                 name = (name, condition.name)
                 parameters |= condition.parameters
-            tx = self._run(
+            made = self._run(
                 unit,
                 name,
                 lambda: insert_transaction(
                     table, values, self.dialect, condition and condition.clause()
                 ),
                 parameters,
-            ).scalar()
+            ).row
         elif condition is not None and not connection.scalar(
             select(literal_column("1")).where(condition.clause()), condition.parameters
         ):
-            tx = None
+            made = None
         else:
-            result = connection.execute(insert(table), dict(row))
-            assert result.inserted_primary_key is not None
-            tx = result.inserted_primary_key[0]
-        if tx is None:
+            made = connection.execute(insert(table), dict(row)).inserted_primary_key
+        if made is None:
             return False
-        unit.set_tx(tx)
+        unit.set_tx(made[0])
         return True
 
     def _write_fresh(
@@ -263,7 +261,7 @@ class Writer:
                 ),
                 {"history__low": min(keys), "history__high": max(keys)},
             )
-            return keys if found.first() is not None else ()
+            return keys if found.row is not None else ()
         if not self._locks_gaps:
             return keys
         statement = self._built(
@@ -792,7 +790,7 @@ class Writer:
         name: Hashable,
         build: Callable[[], Any],
         parameters: Mapping[str, Any],
-    ) -> CursorResult[Any]:
+    ) -> Outcome:
         """Run the statement ``name``, of which only numbers are read back."""
         prepared = self._prepared.get(name)
         if prepared is None:
@@ -820,12 +818,11 @@ def transaction_values(table: Table, row: TransactionRow) -> dict[str, Any]:
     values = dict(row)
     for column in table.c:
         default: Any = column.default
-        if column.key in values or default is None:
-            continue
-        if default.is_callable:
-            values[column.key] = default.arg(None)
-        elif default.is_scalar:
-            values[column.key] = default.arg
+        if default is not None and column.key not in values:
+            if default.is_callable:
+                values[column.key] = default.arg(None)
+            elif default.is_scalar:
+                values[column.key] = default.arg
     return values
 
 

@@ -73,8 +73,7 @@ class PostgreSQLWriter(Writer):
         else:
             parameters["history__tx"] = old_tx
         build = partial(self._statement, shapes, new)
-        result: Any = self._run(unit, name, build, parameters)
-        tx, newest, *written = result.one()
+        tx, newest, *written = self._run(unit, name, build, parameters).row
         if tx is None:
             return
         if old_tx is None:
