@@ -73,7 +73,10 @@ class KeyFormat:
             if self._width == 1:
                 values: list[ColumnElement[Any]] = [each.c.value]
             else:
-                values = [func.json_extract(each.c.value, f"$[{i}]") for i in range(self._width)]
+                values = [
+                    func.json_extract(each.c.value, literal_column(f"'$[{i}]'"))
+                    for i in range(self._width)
+                ]
             return and_(left.in_(select(*values)))
         if self._kind == "postgresql":
             arrays = [bindparam(f"{name}_{i}", type_=ARRAY(t)) for i, t in enumerate(self._types)]

@@ -502,8 +502,6 @@ class VersioningManager:
         context: Any,
         executemany: bool,
     ) -> tuple[str, Any]:
-        if context is None:  # it is of ours
-            return sql, parameters
         compiled = context.compiled
         is_text = compiled is None or context.is_text
         if is_text or (not context.isddl and compiled.ctes):

@@ -2,8 +2,8 @@
 
 ``Connection.execute()`` looks up a statement's compiled form and its parameters anew each time,
 which costs more than SQLite needs to run it. The statements that write versions are fixed when
-they are first built, so that work is done once. They still go through the connection and show up
-in its log and its cursor events.
+they are first built, so that work is done once. They show up in the connection's log and its cursor
+events; where there are neither, the driver's cursor is used directly.
 
 >>> from sqlalchemy import bindparam, create_engine, text
 >>> engine = create_engine("sqlite://")
@@ -60,38 +60,52 @@ class Prepared:
             if not bind.required:
                 self._constants[bind.key] = bind.effective_value
 
-    def execute(self, connection: Connection, parameters: Mapping[str, Any]) -> Outcome:
-        """Run it with ``parameters`` by name."""
+    def execute(
+        self, connection: Connection, parameters: Mapping[str, Any], *, quietly: bool = False
+    ) -> Outcome:
+        """Run it with ``parameters`` by name.
+
+        :param quietly: ``is_quiet(connection)`` was asked, and nobody would notice what SQLAlchemy
+            makes of the statement besides, which is most of the time that it takes.
+        """
         if self._sql is None or "schema_translate_map" in connection.get_execution_options():
             return _outcome(connection.execute(self._statement, dict(parameters)))
         values = {**self._constants, **parameters} if self._constants else parameters
         processed: Any = [
-            values[key] if process is None else process(values[key]) for key, process in self._binds
+            values[key] if process is None else process(values[key])
+            for key, process in self._binds
         ]
         processed = (
             tuple(processed)
             if self._names is None
             else dict(zip(self._names, processed, strict=True))
         )
-        if _is_heard(connection):
+        if not quietly:
             return _outcome(connection.exec_driver_sql(self._sql, processed))
-        # nobody would see what SQLAlchemy makes of the statement besides: a third of its time
         cursor = connection.connection.cursor()
         try:
-            connection._cursor_execute(cursor, self._sql, processed)
+            connection.dialect.do_execute(cursor, self._sql, processed)
             return Outcome(cursor.fetchone() if cursor.description else None, cursor.rowcount)
+        except BaseException as error:  # noqa: BLE001 - SQLAlchemy raises it again
+            connection._handle_dbapi_exception(error, self._sql, processed, cursor, None)
         finally:
             cursor.close()
+
+
+def is_quiet(connection: Connection) -> bool:
+    """Nobody but us listens to the cursors of ``connection``, nor is there a log."""
+    dispatch, dialect = connection.dispatch, connection.dialect
+    return not (
+        connection._echo
+        or dialect.dispatch.do_execute
+        or dispatch.after_cursor_execute
+        or any(
+            not listener.__module__.startswith(__package__)
+            for listener in dispatch.before_cursor_execute
+        )
+    )
 
 
 def _outcome(result: CursorResult[Any]) -> Outcome:
     return Outcome(result.first() if result.returns_rows else None, result.rowcount)
 
-
-def _is_heard(connection: Connection) -> bool:
-    """Somebody else listens to the cursor's events of ``connection``."""
-    dispatch = connection.dispatch
-    return bool(dispatch.after_cursor_execute) or any(
-        not listener.__module__.startswith(__package__)
-        for listener in dispatch.before_cursor_execute
-    )

@@ -147,6 +147,7 @@ class ConnectionUnit:
         "_layers",
         "associations",
         "connection",
+        "is_quiet",
         "keep_transaction",
         "located",
         "plugin_news",
@@ -164,6 +165,8 @@ class ConnectionUnit:
         self.located: dict[tuple[TablePlan, tuple[Column[Any], ...]], list[Key]] = {}
         #: somebody holds the Transaction object: its row stays even if nothing is versioned
         self.keep_transaction = False
+        #: nobody watches the connection's cursors, as of the last flush
+        self.is_quiet = False
         #: a plugin waits for its ``after_write`` although nothing may be versioned
         self.plugin_news = False
         #: a statement outside of a flush, from before its execution until after it

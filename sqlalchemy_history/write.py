@@ -49,7 +49,7 @@ from .compare import identical
 from .keys import KeyFormat
 from .operation import Operation
 from .plan import Key, TablePlan, as_key, key_values
-from .prepared import Outcome, Prepared
+from .prepared import Outcome, Prepared, is_quiet
 from .unit_of_work import MAYBE, Amendment, Changes, ConnectionUnit, merge_into
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class Writer:
 
         Returns whether versions that this transaction had written before were changed.
         """
+        unit.is_quiet = is_quiet(unit.connection)
         fresh: dict[TablePlan, Changes] = {}
         amend: dict[TablePlan, Amendment] = {}
         for plan, table_changes in changes.items():
@@ -795,7 +796,7 @@ class Writer:
         prepared = self._prepared.get(name)
         if prepared is None:
             prepared = self._prepared[name] = Prepared(build(), self.dialect)
-        return prepared.execute(unit.connection, parameters)
+        return prepared.execute(unit.connection, parameters, quietly=unit.is_quiet)
 
     def _built(self, name: Hashable, build: Callable[[], Any]) -> Any:
         statement = self._statements.get(name)
