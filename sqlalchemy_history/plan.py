@@ -163,6 +163,9 @@ def key_values(key: Key, width: int) -> tuple[Any, ...]:
 #: where Table.info keeps its TablePlan and ClassManager.info its ClassPlan
 INFO_KEY: Final = "sqlalchemy_history"
 
+#: where Table.info keeps the plugin that has made the table
+PLUGIN_KEY: Final = "sqlalchemy_history.plugin"
+
 
 #: the parameter of version relationships that holds the moment an ``as_of()`` asks for
 MOMENT: Final = "as_of_moment"

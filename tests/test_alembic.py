@@ -2,159 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy.engine import Engine
 
-import sqlalchemy_history
+from alembic_project import Project
 
 pytestmark = [pytest.mark.sqlite_file, pytest.mark.timeout(300)]
 
-ENV = """
-from alembic import context
-import sqlalchemy as sa
-import sqlalchemy_history.ext.alembic
-import models
-
-engine = sa.create_engine(context.config.get_main_option("url"))
-with engine.connect() as connection:
-    context.configure(
-        connection=connection,
-        target_metadata=models.Base.metadata,
-        render_as_batch=engine.dialect.name == "sqlite",
-        **getattr(models, "CONFIGURE", {}),
-    )
-    with context.begin_transaction():
-        context.run_migrations()
-"""
-
-TEMPLATE = '''
-"""${message}"""
-from alembic import op
-import sqlalchemy as sa
-${imports if imports else ""}
-
-revision = ${repr(up_revision)}
-down_revision = ${repr(down_revision)}
-
-
-def upgrade():
-    ${upgrades if upgrades else "pass"}
-
-
-def downgrade():
-    ${downgrades if downgrades else "pass"}
-'''
-
-HEAD = """
-import enum
-from typing import Any
-import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, mapped_column, relationship
-from sqlalchemy_history import make_versioned
-
-make_versioned(user_cls=None, options={options!r})
-
-class Base(DeclarativeBase):
-    pass
-
-class Color(enum.Enum):
-    red = 1
-    blue = 2
-"""
-
-# Runs Alembic's command line in a fresh process, then what a test says, in a session.
-RUN = """
-import json, sys
-from alembic.config import main
-commands, script, url = json.loads(sys.argv[1])
-same = commands[-1:] == [["same"]]
-for command in commands[:-1] if same else commands:
-    main(["-c", "alembic.ini", *command])
-import sqlalchemy as sa
-from sqlalchemy.orm import Session, configure_mappers
-import sqlalchemy_history as h
-import models
-configure_mappers()
-found = []
-if same:
-    # what "alembic check" does, which refuses a database that is not at the newest revision
-    from alembic.autogenerate import produce_migrations
-    from alembic.migration import MigrationContext
-    with sa.create_engine(url).connect() as connection:
-        context = MigrationContext.configure(connection)
-        differences = produce_migrations(context, models.Base.metadata).upgrade_ops
-        assert differences.is_empty(), differences.as_diffs()
-with Session(sa.create_engine(url)) as session:
-    exec(script, {**vars(models), "session": session, "h": h, "sa": sa, "found": found})
-    session.commit()
-print("found:" + json.dumps(found))
-"""
-
-
-class Project:
-    """A project in a folder of its own, with Alembic set up by hand-written files."""
-
-    def __init__(self, folder: Path, engine: Engine) -> None:
-        self.folder = folder
-        self._url = engine.url.render_as_string(hide_password=False)
-        (folder / "migrations" / "versions").mkdir(parents=True)
-        (folder / "migrations" / "env.py").write_text(ENV)
-        (folder / "migrations" / "script.py.mako").write_text(TEMPLATE)
-        ini = f"[alembic]\nscript_location = migrations\nurl = {self._url.replace('%', '%%')}\n"
-        (folder / "alembic.ini").write_text(ini)
-
-    def models(self, text: str, **options: Any) -> None:
-        """What `models.py` says from now on."""
-        head = HEAD.replace("{options!r}", repr(options))
-        (self.folder / "models.py").write_text(head + textwrap.dedent(text))
-
-    def run(self, *commands: str, script: str = "", fails: bool = False) -> Any:
-        """Run commands of Alembic, then `script`; what that has appended to `found`."""
-        package = Path(sqlalchemy_history.__file__).parent.parent
-        arguments = json.dumps([[c.split() for c in commands], textwrap.dedent(script), self._url])
-        done = subprocess.run(
-            [sys.executable, "-B", "-W", "error", "-c", RUN, arguments],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(package), str(self.folder)])},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if fails:
-            assert done.returncode != 0
-            return done.stdout + done.stderr
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.last_revision()}"
-        return json.loads(done.stdout.rpartition("found:")[2])
-
-    def migrate(self, script: str = "") -> Any:
-        """Autogenerate a revision, run it; a second autogenerate would be empty."""
-        return self.run(
-            f"revision --autogenerate --rev-id {self.count() + 1:02}",
-            "upgrade head",
-            "check",
-            script=script,
-        )
-
-    def count(self) -> int:
-        return len(list((self.folder / "migrations" / "versions").glob("*.py")))
-
-    def last_revision(self) -> str:
-        """The text of the newest revision."""
-        files = sorted((self.folder / "migrations" / "versions").glob("*.py"))
-        return files[-1].read_text() if files else ""
-
 
 @pytest.fixture
-def project(tmp_path: Path, engine: Engine) -> Project:
-    return Project(tmp_path / "project", engine)
+def project(tmp_path: Path, engine: Engine) -> Iterator[Project]:
+    project = Project(tmp_path / "project", engine)
+    yield project
+    project.close()
 
 
 PLAIN = """
@@ -361,27 +225,43 @@ def test_a_table_can_be_renamed(project: Project) -> None:
     assert project.run("downgrade -1", "same", script=SHOW) == [[0, "a", None], []]
 
 
+def test_plugins_can_come_and_go(project: Project) -> None:
+    """The tables and sequences of plugins are made, removed, and made again by a downgrade."""
+    show = """
+        log = h.versioning_manager.changelog_cls
+        session.add(Article(title="a"))
+        session.add(h.versioning_manager.activity_cls(verb="v", data={"n": 1}))
+        session.commit()
+        found += [[e.id, e.table_name, e.row_id] for e in session.scalars(sa.select(log))]
+        """
+    names = """
+        if session.get_bind().dialect.supports_sequences:
+            found += sorted(sa.inspect(session.get_bind()).get_sequence_names())
+        """
+    both = "plugins.ActivityPlugin(), plugins.ChangeLogPlugin()"
+    project.models(VERSIONED)
+    without = project.migrate(names)
+    project.models(VERSIONED, plugins=both)
+    assert project.migrate(show) == [[1, "article", 1]]
+    project.models(VERSIONED)
+    assert project.migrate(names) == without
+    project.models(VERSIONED, plugins=both)
+    assert project.run("downgrade -1", "same", script=show) == [[1, "article", 2]]
+
+
 @pytest.mark.backends("sqlite")
 def test_written_by_hand(project: Project) -> None:
     """Operations for migrations that are not generated; without a connection they say so."""
     project.models(VERSIONED)
     project.migrate("session.add(Article(id=1, title='a'))")
-    revision = project.folder / "migrations" / "versions" / "02_by_hand.py"
-    revision.write_text(
-        textwrap.dedent("""
-        from alembic import op
-        import sqlalchemy as sa
-        revision, down_revision = "02", "01"
-
-        def upgrade():
-            op.drop_versions("article")
-            op.execute("UPDATE article SET title = 'b'")
-            op.backfill_versions("article")
-            op.alter_versioned_column("article", "title", type_=sa.String(90), nullable=False)
-
-        def downgrade():
-            op.alter_versioned_column("article", "title", type_=sa.String(50), nullable=True)
-        """)
+    project.by_hand(
+        """
+        op.drop_versions("article")
+        op.execute("UPDATE article SET title = 'b'")
+        op.backfill_versions("article")
+        op.alter_versioned_column("article", "title", type_=sa.String(90), nullable=False)
+        """,
+        'op.alter_versioned_column("article", "title", type_=sa.String(50), nullable=True)',
     )
     assert "without --sql" in project.run("upgrade 01:02 --sql", fails=True)
     wider = VERSIONED.replace("sa.String(50)", "sa.String(90), nullable=False")

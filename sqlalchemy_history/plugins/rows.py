@@ -27,6 +27,7 @@ from typing_extensions import override
 
 from sqlalchemy_history.exc import ImproperlyConfigured
 from sqlalchemy_history.hooks import Plugin
+from sqlalchemy_history.plan import PLUGIN_KEY
 
 
 class RowKey(TypeDecorator[Any]):
@@ -106,7 +107,7 @@ def new_table(
             f"there is a table {name!r} already, a name that {type(plugin).__name__} needs for its "
             f"own; rename the table, or leave the plugin out"
         )
-    return Table(name, in_registry.metadata, *columns)
+    return Table(name, in_registry.metadata, *columns, info={PLUGIN_KEY: plugin})
 
 
 def new_class(name: str, module: str, in_registry: registry, table: Table, **kw: Any) -> type[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from alembic.autogenerate import comparators, renderers
@@ -11,7 +11,14 @@ from alembic.operations import MigrateOperation, ops
 from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy.dialects import mysql, postgresql
 
-from sqlalchemy_history.plan import INFO_KEY, TablePlan, all_registries, table_plan
+from sqlalchemy_history.plan import (
+    INFO_KEY,
+    PLUGIN_KEY,
+    TablePlan,
+    all_registries,
+    table_plan,
+)
+from sqlalchemy_history.plugins.rows import RowKey
 
 
 class HistoryOp(MigrateOperation):
@@ -32,6 +39,12 @@ class HistoryOp(MigrateOperation):
         """How ``alembic check`` reports it."""
         return self.call or ("nothing",)
 
+
+_TRANSACTION_TABLE: Final = ({"id", "issued_at"},)
+_PLUGIN_TABLES: Final = (
+    {"id", "verb", "object_tx_id", "target_tx_id"},
+    {"id", "table_name", "row_id", "event_type"},
+)
 
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 
@@ -90,6 +103,8 @@ class _Autogenerate:
             (plan.transaction.schema, plan.transaction.name) for plan in self._parents.values()
         }
         self._created: set[Name] = set()
+        #: columns that tell a table that a sequence goes with; the models know it no more
+        self._sequenced = [*_PLUGIN_TABLES, *(() if self._transactions else _TRANSACTION_TABLE)]
         #: comes before all else, so that its reverse comes after all else
         self._first: list[MigrateOperation] = []
         self._last: list[MigrateOperation] = []
@@ -125,10 +140,13 @@ class _Autogenerate:
         }
         if name in self._versions:
             _retype(operation, _existing_enum)
-        if name not in self._transactions:
+        if name not in self._transactions and PLUGIN_KEY not in self._tables[name].info:
             yield operation
             return
-        _retype(operation, _plain_datetime)
+        _retype(operation, _plain_type)
+        if "id" not in self._tables[name].c:
+            yield operation
+            return
         # the sequence may belong to the table: it comes after it, and goes after it
         create, drop = _sequence(name)
         yield HistoryOp(None, drop)
@@ -144,8 +162,8 @@ class _Autogenerate:
             )
             if operation._reverse is not None:
                 _retype(operation._reverse, _existing_enum)
-        columns = operation.to_table().c
-        if "id" in columns and "issued_at" in columns and not self._transactions:
+        columns = set(operation.to_table().c.keys())
+        if any(columns >= marks for marks in self._sequenced):
             create, drop = _sequence((schema, name))
             yield HistoryOp(None, create)
             yield operation
@@ -407,10 +425,12 @@ def _retype(operation: ops.CreateTableOp, new_type: Callable[[Any], Any]) -> Non
     operation.columns = columns
 
 
-def _plain_datetime(type_: Any) -> Any:
-    """A datetime type that a migration can name, and that keeps microseconds everywhere."""
-    if not isinstance(type_, sa.TypeDecorator) or not isinstance(type_.impl_instance, sa.DateTime):
+def _plain_type(type_: Any) -> Any:
+    """What a migration can name; a datetime that keeps microseconds everywhere."""
+    if not isinstance(type_, sa.TypeDecorator):
         return type_
+    if not isinstance(type_.impl_instance, sa.DateTime):
+        return type_.impl_instance if isinstance(type_, RowKey) else type_
     plain = sa.DateTime(timezone=type_.impl_instance.timezone)
     return plain.with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 
