@@ -72,8 +72,7 @@ class Prepared:
             return _outcome(connection.execute(self._statement, dict(parameters)))
         values = {**self._constants, **parameters} if self._constants else parameters
         processed: Any = [
-            values[key] if process is None else process(values[key])
-            for key, process in self._binds
+            values[key] if process is None else process(values[key]) for key, process in self._binds
         ]
         processed = (
             tuple(processed)
@@ -108,4 +107,3 @@ def is_quiet(connection: Connection) -> bool:
 
 def _outcome(result: CursorResult[Any]) -> Outcome:
     return Outcome(result.first() if result.returns_rows else None, result.rowcount)
-

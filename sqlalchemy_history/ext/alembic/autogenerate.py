@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -90,7 +91,8 @@ class _Autogenerate:
 
     def __init__(self, autogen_context: Any) -> None:
         self._keep_dropped = bool(autogen_context.opts.get("history_keep_dropped_columns"))
-        self._partial = autogen_context.dialect.name in ("sqlite", "postgresql")
+        self._dialect = autogen_context.dialect.name
+        self._partial = self._dialect in ("sqlite", "postgresql")
         self._tables: dict[Name, sa.Table] = {
             (table.schema, table.name): table
             for metadata in _metadata(autogen_context)
@@ -139,7 +141,7 @@ class _Autogenerate:
             if key != "renamed_from" and not str(key).startswith(INFO_KEY)
         }
         if name in self._versions:
-            _retype(operation, _existing_enum)
+            _retype(operation, partial(_existing_enum, self._dialect))
         if name not in self._transactions and PLUGIN_KEY not in self._tables[name].info:
             yield operation
             return
@@ -161,7 +163,7 @@ class _Autogenerate:
                 HistoryOp(None, ("backfill_versions", (parent[1],), {"schema": schema}))
             )
             if operation._reverse is not None:
-                _retype(operation._reverse, _existing_enum)
+                _retype(operation._reverse, partial(_existing_enum, self._dialect))
         columns = set(operation.to_table().c.keys())
         if any(columns >= marks for marks in self._sequenced):
             create, drop = _sequence((schema, name))
@@ -435,21 +437,24 @@ def _plain_type(type_: Any) -> Any:
     return plain.with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 
 
-def _existing_enum(type_: Any) -> Any:
+def _existing_enum(dialect: str, type_: Any) -> Any:
     """An enum of the parent table as a type that creates nothing.
 
-    No ``Enum`` with variants: SQLAlchemy loses them when a column is copied.
+    It is that of one database: SQLAlchemy 2.0 creates the enums that are variants of other types.
     """
-    if isinstance(type_, postgresql.ENUM):
-        return postgresql.ENUM(
-            *type_.enums, name=type_.name, schema=type_.schema, create_type=False
-        )
-    if not isinstance(type_, sa.Enum):
-        return type_
     native = type_._variant_mapping.get("postgresql", type_)
-    if not isinstance(native, sa.Enum) or not native.native_enum:
+    if not isinstance(native, (sa.Enum, postgresql.ENUM)) or not native.native_enum:
         return type_
-    there = postgresql.ENUM(
-        *native.enums, name=native.name, schema=native.schema, create_type=False
-    )
-    return sa.String(type_.length).with_variant(there, "postgresql")
+    if dialect != "postgresql":
+        return sa.String(getattr(type_, "length", None))
+    return _ExistingEnum(*native.enums, name=native.name, schema=native.schema, create_type=False)
+
+
+class _ExistingEnum(postgresql.ENUM):
+    """A type whose ``create_type=False`` is rendered: SQLAlchemy 2.0 leaves it out."""
+
+    __module__ = postgresql.ENUM.__module__  # Alembic renders it as one of these
+
+    def __repr__(self) -> str:
+        text = repr(postgresql.ENUM(*self.enums, name=self.name, schema=self.schema))
+        return f"{text[:-1]}, create_type=False)"
