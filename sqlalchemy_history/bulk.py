@@ -92,7 +92,8 @@ class Statements:
     def __init__(self, manager: VersioningManager) -> None:
         self._manager = manager
         self._recorders: dict[Writer, Recorder] = {}
-        self._cascades = Cascades(self.plan_of)
+        self._cascades = Cascades(self._captured_plan_of)
+        self._native_cascades = Cascades(self._native_plan_of)
         #: versioned tables by their names in lower case, and for how many that was made
         #: plans by the name of their table, and for which models
         self._names: tuple[tuple[Any, ...], dict[str, TablePlan]] = ((), {})
@@ -104,10 +105,19 @@ class Statements:
         mine = plan is not None and plan.manager is self._manager and plan.parent is table
         return plan if mine else None
 
+    def _captured_plan_of(self, table: Any) -> TablePlan | None:
+        plan = self.plan_of(table)
+        return None if plan is None or plan.options.native_versioning else plan
+
+    def _native_plan_of(self, table: Any) -> TablePlan | None:
+        plan = self.plan_of(table)
+        return plan if plan is not None and plan.options.native_versioning else None
+
     def forget(self) -> None:
         """The manager starts anew."""
         self._recorders.clear()
         self._cascades.forget()
+        self._native_cascades.forget()
         self._names = ((), {})
 
     def begin(self, unit: ConnectionUnit, statement: Any, rows: Parameters, options: Any) -> Any:
@@ -116,6 +126,10 @@ class Statements:
         plan = self.plan_of(table)
         if plan is None:
             self.warn_of_other(statement.table)
+        if self._manager.native.plans:
+            if self._is_native(plan, table):
+                self._manager.native.about_to_write(unit)
+            plan = self._captured_plan_of(table)
         in_flush = unit.work.is_flushing
         if in_flush and plan is not None and plan.association:
             if note_association(unit, plan, statement, rows):
@@ -131,6 +145,7 @@ class Statements:
             kind = _Update
         if kind is None:
             return statement
+        self._manager.native.read_transaction(unit)
         self._abandon(unit)
         under_way = kind(self, unit, None if by_flush else plan)
         unit.under_way = under_way
@@ -140,6 +155,13 @@ class Statements:
             self._abandon(unit)
             raise
         return under_way.statement
+
+    def _is_native(self, plan: TablePlan | None, table: Any) -> bool:
+        """Triggers record what a statement does to ``table``, or the database with it to others."""
+        if plan is not None and plan.options.native_versioning:
+            return True
+        cascades = self._native_cascades
+        return bool(cascades.of(table, "on_delete") or cascades.of(table, "on_update"))
 
     def end(self, unit: ConnectionUnit, statement: Any, result: CursorResult[Any]) -> None:
         """``statement`` was executed."""
@@ -151,6 +173,7 @@ class Statements:
             under_way.recorder.succeeded(unit)
         under_way.end(result)
         unit.work.session.info.pop(CHAINS_KEY, None)
+        self._manager.native.say_transaction(unit, under_way.transaction_before)
         if under_way.written:
             self._manager.after_write(
                 unit, under_way.written, under_way.amended, under_way.transaction_before
@@ -181,11 +204,13 @@ class Statements:
         """What makes the values of a transaction row."""
         return lambda: self._manager._transaction_row(unit.work.session)
 
-    def warn_of(self, tables: Iterable[Any], is_text: bool) -> None:
+    def warn_of(self, unit: ConnectionUnit, tables: Iterable[Any], is_text: bool) -> None:
         """Text or a WITH clause writes ``tables``, given by name or as such."""
         for table in tables:
             plan = self._plan_named(table) if is_text else self.plan_of(table)
-            if plan is not None:
+            if plan is not None and plan.options.native_versioning:
+                self._manager.native.about_to_write(unit)
+            elif plan is not None:
                 self.untracked(
                     plan,
                     "what SQL text writes" if is_text else "what a WITH clause writes",

@@ -43,6 +43,7 @@ class OptionsDict(TypedDict, total=False):
     unique_open: bool
     require_context: Iterable[str]
     track_relations: Iterable[str]
+    native_versioning: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +74,8 @@ class Options:
         ``("user_id",)``; without, a flush that writes versions raises ``MissingContext``.
     :ivar track_relations: collections (of versioned classes) of which a change, an element more or
         less, makes a version of the parent too.
+    :ivar native_versioning: triggers write the versions, of writes from anywhere; see
+        :mod:`sqlalchemy_history.native`.
     """
 
     versioning: bool = True
@@ -94,6 +97,7 @@ class Options:
     unique_open: bool = True
     require_context: frozenset[str] = frozenset()
     track_relations: frozenset[str] = frozenset()
+    native_versioning: bool = False
 
     def merged(self, overrides: Mapping[str, Any], where: str) -> Options:
         """These options with ``overrides`` laid over them.

@@ -27,6 +27,7 @@ from .exc import (
 )
 from .hooks import PluginCollection, Written
 from .models import Models, all_mappers, wants_versions
+from .native import Native
 from .plan import CHAINS_KEY, ClassPlan, Key, TablePlan, class_plan, configure_mappers_of
 from .query import show_moment
 from .tracking import Tracked, find_tracked, write_parents
@@ -62,9 +63,11 @@ class VersioningManager:
         self.activity_cls: Any = None
         self.changelog_cls: Any = None
         self._options = Options().merged(options or {}, "VersioningManager(options=)")
+        self.native = Native(self)
         self.models = Models(self)
         # the flush asks for them by class and by table
         self._plans = self.models.plans
+        self._captured = self.models.captured
         self._associations = self.models.associations
         self._listeners: list[tuple[Any, str, Callable[..., Any]]] = []
         self._metadata: weakref.WeakSet[MetaData] = weakref.WeakSet()
@@ -147,6 +150,7 @@ class VersioningManager:
         self._watch.stop()
         for metadata in self._metadata:
             event.remove(metadata, "before_create", self._before_create)
+            event.remove(metadata, "after_create", self._after_create)
             event.remove(metadata, "before_drop", self._before_drop)
         self._metadata.clear()
 
@@ -182,6 +186,7 @@ class VersioningManager:
         if metadata is not None and metadata not in self._metadata:
             self._metadata.add(metadata)
             event.listen(metadata, "before_create", self._before_create)
+            event.listen(metadata, "after_create", self._after_create)
             event.listen(metadata, "before_drop", self._before_drop)
 
     def _before_create(self, metadata: MetaData, connection: Connection, **kw: Any) -> None:
@@ -193,6 +198,9 @@ class VersioningManager:
                 target.create_all(connection, tables=added, checkfirst=kw["checkfirst"])
 
             event.listen(metadata, "after_create", create_added, once=True)
+
+    def _after_create(self, metadata: MetaData, connection: Connection, **kw: Any) -> None:
+        self.native.tables_created(connection, kw.get("tables") or ())
 
     def _before_drop(self, metadata: MetaData, connection: Connection, **kw: Any) -> None:
         """``drop_all()`` before mappers configured: configure, and drop what that adds."""
@@ -284,11 +292,14 @@ class VersioningManager:
 
     def keep_transaction(self, unit: ConnectionUnit) -> int:
         """The id of the unit's transaction row, which stays even if nothing is versioned."""
+        self.native.read_transaction(unit)
+        before = unit.tx
         if unit.tx is None:
             self.writer(unit.connection).create_transaction(
                 unit, self.transaction_cls.__table__, self._transaction_row(unit.work.session)
             )
         unit.keep_transaction = True
+        self.native.say_transaction(unit, before)
         assert unit.tx is not None
         return unit.tx
 
@@ -387,7 +398,7 @@ class VersioningManager:
         if work is not None:
             work.flush_context = None
         if work is not None and not is_disabled(session):
-            capture.note_flush(work, self._plans, flush_context)
+            capture.note_flush(work, self._captured, flush_context)
             for unit in work.connections.values():
                 if unit.has_news:
                     self._write(session, unit)
@@ -395,6 +406,8 @@ class VersioningManager:
     def _write(self, session: Session, unit: ConnectionUnit) -> None:
         changes = capture.collect_changes(unit)
         unit.plugin_news = False
+        if changes:
+            self.native.read_transaction(unit)
         before = unit.tx
         amended = False
         if changes:
@@ -402,6 +415,7 @@ class VersioningManager:
                 unit, changes, lambda: self._transaction_row(session)
             )
             session.info.pop(CHAINS_KEY, None)
+            self.native.say_transaction(unit, before)
         self.after_write(unit, {plan: c.keys for plan, c in changes.items()}, amended, before)
 
     def after_write(
@@ -506,8 +520,9 @@ class VersioningManager:
         is_text = compiled is None or context.is_text
         if is_text or (not context.isddl and compiled.ctes):
             tables = written_tables(sql) if is_text else hidden_writes(compiled)
-            if tables and self._work_of(connection, context.execution_options) is not None:
-                self._statements.warn_of(tables, is_text)
+            work = self._work_of(connection, context.execution_options) if tables else None
+            if work is not None:
+                self._statements.warn_of(work.connection_unit(connection), tables, is_text)
         return sql, parameters
 
     def _handle_error(self, context: Any) -> None:

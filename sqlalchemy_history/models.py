@@ -61,6 +61,8 @@ class Models:
     def __init__(self, manager: VersioningManager) -> None:
         self.manager = manager
         self.plans: dict[type[Any], ClassPlan] = {}
+        #: those of ``plans`` whose objects are recorded by flushes, not by triggers
+        self.captured: dict[type[Any], ClassPlan] = {}
         self.associations: dict[Table, TablePlan] = {}
         #: somebody has asked for history
         self._wanted = False
@@ -153,6 +155,10 @@ class Models:
         cls = plan.mapper.class_
         plan.mapper.class_manager.info[INFO_KEY] = plan
         self.plans[cls] = plan
+        if not plan.root.options.native_versioning:
+            self.captured[cls] = plan
+        for table in plan.tables:
+            self.manager.native.watch(table)
         if getattr(cls, "__versioning_manager__", None) is not self.manager:
             type.__setattr__(cls, "__versioning_manager__", self.manager)
         inherited = isinstance(getattr_static(cls, "versions", None), Versions)
@@ -165,6 +171,9 @@ class Models:
         cls = plan.mapper.class_
         plan.mapper.class_manager.info.pop(INFO_KEY, None)
         self.plans.pop(cls, None)
+        self.captured.pop(cls, None)
+        for table in plan.tables:
+            self.manager.native.plans.pop(table, None)
         for name, value in (("versions", Versions), ("__versioning_manager__", type(self.manager))):
             if isinstance(cls.__dict__.get(name), value):
                 type.__delattr__(cls, name)
@@ -192,6 +201,7 @@ class Models:
             self.associations[table] = build_table_plan(
                 self.manager, table, plan.options, frozenset(), association=True
             )
+            self.manager.native.watch(self.associations[table])
 
     # -- when history is first asked for: version classes
 
@@ -235,6 +245,7 @@ class Models:
         for cls, plan in list(self.plans.items()):
             if plan.mapper.class_manager.mapper is not plan.mapper:
                 del self.plans[cls]
+                self.captured.pop(cls, None)
                 self._unfinished.pop(plan, None)
         return list(self.plans.values())
 
@@ -251,6 +262,8 @@ class Models:
         for association in self.associations:
             association.info.pop(INFO_KEY, None)
         self.plans.clear()
+        self.captured.clear()
+        self.manager.native.forget()
         self.associations.clear()
         self._unfinished.clear()
         self._wanted = False

@@ -152,6 +152,7 @@ class ConnectionUnit:
         "located",
         "plugin_news",
         "saved",
+        "told",
         "under_way",
         "work",
     )
@@ -171,6 +172,8 @@ class ConnectionUnit:
         self.plugin_news = False
         #: a statement outside of a flush, from before its execution until after it
         self.under_way: Any = None
+        #: what the triggers of native versioning were told about who and why
+        self.told: Any = None
         self._layers: list[_Layer] = []
 
     @property
@@ -215,6 +218,11 @@ class ConnectionUnit:
         """Tables that this transaction has written versions in."""
         return list(dict.fromkeys(plan for layer in self._layers for plan in layer.recorded))
 
+    @property
+    def native_plans(self) -> list[TablePlan]:
+        """Tables in which triggers may have written versions of this transaction."""
+        return [] if self.told is None else list(self.work.manager.native.plans)
+
     def operations(self, plan: TablePlan, keys: Iterable[Key]) -> dict[Key, int]:
         """What this transaction has recorded for those of ``keys`` that it has versioned."""
         found: dict[Key, int] = {}
@@ -254,6 +262,7 @@ class ConnectionUnit:
 
     def ended(self, transaction: SessionTransaction) -> None:
         """A savepoint is over: unless it was released before, what it recorded is gone."""
+        self.told = None if self.told is None else ()
         if self._layers and self._layers[-1].transaction is transaction:
             self._layers.pop()
 

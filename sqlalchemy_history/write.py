@@ -572,7 +572,7 @@ class Writer:
         """Take the transaction row back if none of its versions is left."""
         if unit.keep_transaction:
             return
-        plans = unit.recorded_plans
+        plans = [*unit.recorded_plans, *unit.native_plans]
         table = plans[0].transaction
         statement = delete(table).where(
             table.c.id == TX,
@@ -640,7 +640,7 @@ class Writer:
         old = unit.tx
         assert old is not None
         connection = unit.connection
-        plans = dict.fromkeys([*unit.recorded_plans, *plans])
+        plans = dict.fromkeys([*unit.recorded_plans, *unit.native_plans, *plans])
         table = next(iter(plans)).transaction
         columns = [c for c in table.c if c is not table.c.id]
         row = connection.execute(select(*columns).where(table.c.id == old)).mappings().one()

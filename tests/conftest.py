@@ -9,13 +9,15 @@
 
 runs once for each backend and strategy. `@pytest.mark.options(key=value)` adds options of the
 manager, `@pytest.mark.backends("postgresql")` says where a test makes sense,
-`@pytest.mark.sqlite_file` asks for a SQLite file instead of memory.
+`@pytest.mark.sqlite_file` asks for a SQLite file instead of memory. `HISTORY_NATIVE=1` in the
+environment sets the option `native_versioning` wherever a test does not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,13 +38,14 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in (
         "backends(*names): run the test on these backends only",
         "options(**options): add these to the options of the manager",
+        "orm_capture(reason): what it shows cannot be with triggers; left out by HISTORY_NATIVE=1",
         "sqlite_file: on SQLite, use a file, so that several connections see the same database",
     ):
         config.addinivalue_line("markers", line)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what `@pytest.mark.backends` rules out.
+    """Deselect what `@pytest.mark.backends` or `orm_capture` rules out.
 
     It is no skip, since nothing could be done about it.
     """
@@ -54,6 +57,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             parameters.get("async_driver")
         )
         fits = marker is None or backend is None or backend in marker.args
+        if item.get_closest_marker("orm_capture") and os.environ.get("HISTORY_NATIVE") == "1":
+            fits = False
         (kept if fits else ruled_out).append(item)
     if ruled_out:
         config.hook.pytest_deselected(items=ruled_out)
@@ -193,6 +198,8 @@ def strategy(request: pytest.FixtureRequest) -> str:
 def options(request: pytest.FixtureRequest, strategy: str) -> dict[str, Any]:
     """The options of the manager; `@pytest.mark.options(key=value)` adds to them."""
     merged: dict[str, Any] = {"strategy": strategy}
+    if os.environ.get("HISTORY_NATIVE") == "1":
+        merged["native_versioning"] = True
     for marker in reversed(list(request.node.iter_markers("options"))):
         merged.update(marker.kwargs)
     return merged

@@ -55,10 +55,10 @@ LEVELS = [
     "maintenance",
     "untracked",
     "watch",
+    "native",
     "manager",
     "mixins",
     "plugins",
-    "native",
     "__init__",
     "ext",
 ]

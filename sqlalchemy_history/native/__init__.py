@@ -1,0 +1,64 @@
+"""Versions that the database writes by itself: the option ``native_versioning=True``.
+
+Triggers on the live tables record every write, wherever it comes from. They are created with the
+tables and dropped with them; on a database that exists, and after the columns have changed, by
+``create_triggers()``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Table
+
+from sqlalchemy_history.exc import ClassNotVersioned, ImproperlyConfigured
+from sqlalchemy_history.plan import TablePlan, class_plan, configure_mappers_of, table_plan
+
+from .tables import Native
+
+__all__ = ["Native", "create_triggers", "drop_triggers"]
+
+
+def create_triggers(connection: Connection, entity: type[Any] | Table) -> None:
+    """Create the triggers of a class or table, in place of those that it has.
+
+    To be called in a migration after columns were added, dropped or renamed; ``create_all()`` calls
+    it for new tables.
+
+    :param entity: of a class of a joined hierarchy, all its tables are meant.
+    :raises ClassNotVersioned: if it has no history.
+    :raises ImproperlyConfigured: if it has not the option ``native_versioning``, or if there are no
+        triggers for this kind of database.
+    """
+    plans = _plans(entity)
+    for plan in plans:
+        if not plan.options.native_versioning:
+            raise ImproperlyConfigured(
+                f"table {plan.parent.fullname!r} is recorded by sessions; set the option "
+                f"native_versioning=True first, or every write would be recorded twice"
+            )
+    plans[0].manager.native.create(connection, plans)
+
+
+def drop_triggers(connection: Connection, entity: type[Any] | Table) -> None:
+    """Drop the triggers of a class or table; what was recorded stays.
+
+    :raises ClassNotVersioned: if it has no history.
+    """
+    plans = _plans(entity)
+    plans[0].manager.native.drop(connection, plans)
+
+
+def _plans(entity: type[Any] | Table) -> list[TablePlan]:
+    if isinstance(entity, Table):
+        configure_mappers_of(entity.metadata)
+        plan = table_plan(entity)
+        found = [] if plan is None else [plan]
+    else:
+        mapped: Any = entity
+        mapped.__mapper__.registry.configure(cascade=True)
+        class_ = class_plan(entity)
+        found = [] if class_ is None else list(class_.tables)
+    if not found:
+        raise ClassNotVersioned(f"{entity!r} has no history")
+    return found

@@ -1,0 +1,77 @@
+"""SQL text for triggers: every name through the dialect's preparer, every value as a literal."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Dialect, Table
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import ExecutableDDLElement
+
+_Build = Callable[["Renderer"], str]
+
+
+class TriggerDDL(ExecutableDDLElement):
+    """One DDL statement, made for the dialect that executes it."""
+
+    inherit_cache = False
+
+    def __init__(self, build: _Build) -> None:
+        self.build = build
+
+
+@compiles(TriggerDDL)
+def _compile(element: TriggerDDL, compiler: Any, **_: Any) -> str:
+    return element.build(
+        Renderer(compiler.dialect, compiler.preparer, compiler.schema_translate_map)
+    )
+
+
+class Renderer:
+    """Renders parts of a statement for one dialect."""
+
+    def __init__(self, dialect: Dialect, preparer: Any, schema_translate_map: Any) -> None:
+        self.dialect = dialect
+        self._preparer = preparer
+        self._translate = schema_translate_map
+
+    def table(self, table: Table) -> str:
+        """The table's name, with its schema."""
+        return self._preparer.format_table(table)  # type: ignore[no-any-return]
+
+    def name(self, name: str, schema_of: Table | None = None) -> str:
+        """``name``, in the schema of ``schema_of``."""
+        quoted: str = self._preparer.quote(name)
+        schema = None if schema_of is None else self._preparer.schema_for_object(schema_of)
+        return f"{self._preparer.quote_schema(schema)}.{quoted}" if schema else quoted
+
+    def column(self, name: str) -> str:
+        """A column's name."""
+        return self._preparer.quote(name)  # type: ignore[no-any-return]
+
+    def text(self, rendered: str) -> str:
+        """SQL that is rendered already, as a text literal."""
+        escaped = rendered.replace("'", "''")
+        if self.dialect.name in ("mysql", "mariadb"):
+            escaped = escaped.replace("\\", "\\\\")
+        return f"'{escaped}'"
+
+    def sql(self, statement: Any) -> str:
+        """A statement or an expression."""
+        compiled = statement.compile(
+            dialect=self.dialect,
+            schema_translate_map=self._translate,
+            compile_kwargs={"literal_binds": True},
+        )
+        return str(compiled)
+
+
+def short_name(name: str, limit: int) -> str:
+    """``name``, with a digest in place of its end where it has more than ``limit`` bytes."""
+    encoded = name.encode()
+    if len(encoded) <= limit:
+        return name
+    digest = hashlib.md5(encoded, usedforsecurity=False).hexdigest()[:8]
+    return f"{encoded[: limit - 9].decode(errors='ignore')}_{digest}"

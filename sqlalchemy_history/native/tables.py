@@ -1,0 +1,188 @@
+"""When triggers are made and dropped, and what a session tells them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, Table, event
+
+from sqlalchemy_history.context import CONTEXT_KEY, current_context
+from sqlalchemy_history.exc import ImproperlyConfigured
+from sqlalchemy_history.plan import CHAINS_KEY, TablePlan, table_plan
+from sqlalchemy_history.unit_of_work import ConnectionUnit
+from sqlalchemy_history.write import transaction_values
+
+from . import postgresql
+
+if TYPE_CHECKING:
+    from sqlalchemy_history.manager import VersioningManager
+
+_BACKENDS: Final[dict[str, ModuleType]] = {"postgresql": postgresql}
+
+
+class Native:
+    """The tables of one manager whose versions are written by triggers.
+
+    :ivar plans: of those tables.
+    """
+
+    def __init__(self, manager: VersioningManager) -> None:
+        self._manager = manager
+        self.plans: dict[TablePlan, None] = {}
+        self._listeners: list[tuple[Table, str, Callable[..., Any]]] = []
+
+    def watch(self, plan: TablePlan) -> None:
+        """A table was made versioned; if by triggers, they come and go with it."""
+        if not plan.options.native_versioning or plan in self.plans:
+            return
+        _check(plan)
+        self.plans[plan] = None
+        self._manager.watch_metadata(plan.parent.metadata)
+        for table in (plan.parent, plan.version):
+            self._listen(table, "after_create", self._table_created)
+            self._listen(table, "before_drop", self._table_dropped)
+        self._listen(plan.transaction, "before_drop", self._transaction_dropped)
+
+    def forget(self) -> None:
+        """Let go of all tables."""
+        for table, name, listener in self._listeners:
+            event.remove(table, name, listener)
+        self._listeners.clear()
+        self.plans.clear()
+
+    def _listen(self, table: Table, name: str, listener: Callable[..., Any]) -> None:
+        if not event.contains(table, name, listener):
+            event.listen(table, name, listener)
+            self._listeners.append((table, name, listener))
+
+    # -- DDL
+
+    def tables_created(self, connection: Any, tables: Iterable[Table]) -> None:
+        """``create_all()`` has made ``tables``."""
+        made = set(tables)
+        there = [plan for plan in self.plans if _is_complete(connection, plan, made)]
+        if there:
+            self.create(connection, there)
+
+    def _table_created(self, table: Table, connection: Any, **kw: Any) -> None:
+        if not kw.get("_is_metadata_operation"):
+            self.tables_created(connection, [table])
+
+    def _table_dropped(self, table: Table, connection: Any, **kw: Any) -> None:
+        plan = table_plan(table)
+        if plan is not None:
+            self.drop(connection, [plan])
+
+    def _transaction_dropped(self, table: Table, connection: Any, **kw: Any) -> None:
+        for statement in backend_of(connection, None).drop_shared(table):
+            connection.execute(statement)
+
+    def create(self, connection: Any, plans: Sequence[TablePlan]) -> None:
+        """Create the triggers of ``plans``, in place of those that there are."""
+        backend = backend_of(connection, plans[0])
+        path = backend.search_path(connection)
+        shared = plans[0].transaction
+        statements = [*backend.create_shared(shared, self._all_plans(), path)]
+        for plan in plans:
+            statements += backend.create(plan, path)
+        for statement in statements:
+            connection.execute(statement)
+
+    def drop(self, connection: Any, plans: Sequence[TablePlan]) -> None:
+        """Drop the triggers of ``plans``."""
+        for plan in plans:
+            for statement in backend_of(connection, plan).drop(plan):
+                connection.execute(statement)
+
+    def _all_plans(self) -> list[TablePlan]:
+        models = self._manager.models
+        found = [table for plan in models.plans.values() for table in plan.tables]
+        return list(dict.fromkeys([*found, *models.associations.values()]))
+
+    # -- sessions
+
+    def about_to_write(self, unit: ConnectionUnit) -> None:
+        """A statement of the unit's session is going to write a table that has triggers."""
+        session = unit.work.session
+        session.info.pop(CHAINS_KEY, None)
+        told = (current_context(), dict(session.info.get(CONTEXT_KEY, {})))
+        if unit.told and unit.told[0] is told[0] and unit.told[1] == told[1]:
+            return
+        table = self._manager.transaction_cls.__table__
+        row = transaction_values(table, self._manager._transaction_row(session))
+        backend = backend_of(unit.connection, next(iter(self.plans)))
+        backend.tell(unit.connection, table, row, anew=unit.told is None and unit.tx is None)
+        unit.told = told
+
+    def read_transaction(self, unit: ConnectionUnit) -> None:
+        """Take over the transaction row that a trigger has made, moved or taken back."""
+        if self.plans and unit.told is not None:
+            table = self._manager.transaction_cls.__table__
+            tx = backend_of(unit.connection, None).known(unit.connection, table)
+            if tx != unit.tx:
+                unit.set_tx(tx)
+
+    def say_transaction(self, unit: ConnectionUnit, before: int | None) -> None:
+        """Let the triggers use the transaction row that the unit has."""
+        if self.plans and (unit.tx != before or unit.keep_transaction):
+            self.about_to_write(unit)
+            table = self._manager.transaction_cls.__table__
+            backend_of(unit.connection, None).adopt(
+                unit.connection, table, unit.tx, keep=unit.keep_transaction
+            )
+
+
+def backend_of(connection: Any, plan: TablePlan | None) -> ModuleType:
+    """What makes triggers on the connection's database.
+
+    :raises ImproperlyConfigured: if there is none.
+    """
+    name = connection.dialect.name
+    if name not in _BACKENDS:
+        what = "" if plan is None else f"table {plan.parent.fullname!r}: "
+        raise ImproperlyConfigured(
+            f"{what}native_versioning=True: there are no triggers for {name}; there are for "
+            f"{', '.join(sorted(_BACKENDS))}. Leave the option out, and sessions record"
+        )
+    return _BACKENDS[name]
+
+
+def _check(plan: TablePlan) -> None:
+    """Refuse what has to be told by those who write.
+
+    :raises ImproperlyConfigured: for an option or a plugin that needs to know what was written.
+    """
+    hooks = plan.manager.plugins.hooks("after_write")
+    if hooks:
+        raise ImproperlyConfigured(
+            f"table {plan.parent.fullname!r}: native_versioning=True writes versions in the "
+            f"database, so {type(hooks[0].__self__).__name__} is not told of them; leave out one of "
+            f"the two"
+        )
+    if plan.options.require_context:
+        raise ImproperlyConfigured(
+            f"table {plan.parent.fullname!r}: require_context is asked of sessions, and with "
+            f"native_versioning=True others write too; make the columns of the transaction table "
+            f"NOT NULL instead"
+        )
+    if plan.options.track_relations:
+        raise ImproperlyConfigured(
+            f"table {plan.parent.fullname!r}: track_relations is about what sessions do, which "
+            f"native_versioning=True does not see; leave out one of the two"
+        )
+
+
+def _is_complete(connection: Any, plan: TablePlan, made: set[Table]) -> bool:
+    """One of the plan's two tables was made just now, and the other one is there."""
+    pair = {plan.parent, plan.version}
+    return bool(pair & made) and all(_exists(connection, table) for table in pair - made)
+
+
+def _exists(connection: Any, table: Table) -> bool:
+    if not isinstance(connection, Connection):
+        return True
+    translate = connection.get_execution_options().get("schema_translate_map") or {}
+    schema = translate.get(table.schema, table.schema)
+    return connection.dialect.has_table(connection, table.name, schema)
