@@ -20,6 +20,7 @@ from sqlalchemy import (
     bindparam,
     func,
     inspect,
+    literal,
     select,
     true,
 )
@@ -202,7 +203,8 @@ def as_of(entity: Any, at: Any) -> Select[Any]:
 def _was_live(plan: ClassPlan, entity: Any, when: Any) -> ColumnElement[bool]:
     # a plan's columns answer to the same names as those of its version table
     columns: Any = plan.on(entity)
-    return plan.root.strategy.was_live(plan.root, columns, when)
+    when = literal(when, BigInteger) if isinstance(when, int) else when
+    return plan.root.strategy.all_live(plan.root, columns, when)
 
 
 def _only_live() -> Any:

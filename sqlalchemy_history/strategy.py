@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import FromClause, and_, func, or_, select
+from sqlalchemy import FromClause, and_, or_
 
+from .latest import Latest, latest_of_row
 from .operation import Operation
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ class Strategy:
         """``v`` was the live row after transaction ``at``."""
         return and_(self.covers(plan, v, at), plan.op_of(v) != Operation.DELETE)
 
+    def all_live(
+        self, plan: TablePlan, v: FromClause, at: ColumnElement[Any]
+    ) -> ColumnElement[bool]:
+        """``was_live``, for a statement that the user may make into one about the whole table."""
+        return self.was_live(plan, v, at)
+
 
 class ValidityStrategy(Strategy):
     """Both ends of a version are stored."""
@@ -62,17 +69,15 @@ class SubqueryStrategy(Strategy):
     has_end = False
 
     def is_open(self, plan: TablePlan, v: FromClause) -> ColumnElement[bool]:
-        return self._is_latest(plan, v)
+        return latest_of_row(plan, plan.keys_of(v), plan.tx_of(v))
 
     def covers(self, plan: TablePlan, v: FromClause, at: Any) -> ColumnElement[bool]:
-        return self._is_latest(plan, v, at)
+        return latest_of_row(plan, plan.keys_of(v), plan.tx_of(v), at)
 
-    def _is_latest(self, plan: TablePlan, v: FromClause, at: Any = None) -> ColumnElement[bool]:
-        other = plan.version.alias()
-        latest = select(func.max(plan.tx_of(other))).where(plan.same_key(other, v))
-        if at is not None:
-            latest = latest.where(plan.tx_of(other) <= at)
-        return plan.tx_of(v) == latest.correlate_except(other).scalar_subquery()
+    def all_live(
+        self, plan: TablePlan, v: FromClause, at: ColumnElement[Any]
+    ) -> ColumnElement[bool]:
+        return and_(Latest(plan, v, at), plan.op_of(v) != Operation.DELETE)
 
 
 STRATEGIES: Final[dict[str, Strategy]] = {

@@ -23,6 +23,7 @@ LEVELS = [
     "config",
     "changeset",
     "schema",
+    "latest",
     "strategy",
     "plan",
     "keys",

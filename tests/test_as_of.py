@@ -332,3 +332,72 @@ class TestStatement:
             as_of(sa.select(sa.literal(1)), 1)
         with pytest.raises(TypeError, match="takes a class or a select"):
             as_of(sa.update(models.Article), 1)
+
+
+@pytest.mark.options(strategy="subquery")
+class TestWithoutEnds:
+    """The subquery strategy: what is asked decides how the latest versions are found."""
+
+    def statements(self, models: SimpleNamespace, at: int) -> dict[str, tuple[bool, Any]]:
+        """By name: whether all of the table is read, and the statement."""
+        cls = version_class(models.Comment)
+        alias = aliased(cls)
+        everything = as_of(models.Comment, at)
+        derived = everything.subquery()
+        either = sa.or_(cls.article_id == 1, cls.text == "changed")
+        return {
+            "everything": (True, everything),
+            "in order": (True, everything.order_by(cls.text)),
+            "an alias": (True, as_of(alias, at).where(alias.text != "first")),
+            "by a column": (True, everything.where(cls.text.in_(["first", "changed"]))),
+            "by columns": (True, everything.where(either)),
+            "derived": (True, sa.select(derived.c.text)),
+            "by key": (False, everything.where(cls.id == 1)),
+            "by keys": (False, everything.where(sa.or_(cls.id == 1, cls.id == 3))),
+            "a page": (False, everything.order_by(cls.id).limit(2)),
+            "exists": (False, everything.where(cls.article.has())),
+            "by transaction": (False, everything.where(cls.transaction_id > 0)),
+            "from derived": (False, sa.select(derived.c.text).where(derived.c.id == 1)),
+            "page of derived": (False, sa.select(derived.c.text).order_by(derived.c.id).limit(2)),
+            "joined by key": (
+                False,
+                everything.join(alias, sa.and_(alias.id == cls.article_id, alias.id == 1)),
+            ),
+        }
+
+    @pytest.mark.parametrize("indexes", ["default", "compatible"])
+    def test_whole_tables_are_grouped(
+        self, engine: Any, options: dict[str, Any], indexes: str, request: Any
+    ) -> None:
+        """A statement about the whole table groups it once; one that an index serves does not."""
+        options["indexes"] = indexes
+        models = request.getfixturevalue("models")
+        for name, (reads_all, statement) in self.statements(models, 1).items():
+            sql = str(statement.compile(engine))
+            grouped = reads_all and engine.dialect.name in ("sqlite", "postgresql")
+            assert ("GROUP BY" in sql) is grouped, (name, sql)
+
+    def test_the_rows_are_the_same(
+        self, session: Any, models: SimpleNamespace, txs: list[int]
+    ) -> None:
+        """Whichever way is taken, it gives the rows of the moment, as does its negation."""
+        found = {
+            name: [
+                sorted(getattr(row, "text", row) for row in session.scalars(statement))
+                for _, statement in (self.statements(models, at)[name] for at in txs)
+            ]
+            for name in self.statements(models, 1)
+        }
+        moments = [["first", "second"], ["changed"], ["changed", "third"]]
+        for name in ("everything", "in order", "derived", "a page", "page of derived", "exists"):
+            assert found[name] == moments, name
+        assert found["an alias"] == [["second"], ["changed"], ["changed", "third"]]
+        assert found["by a column"] == [["first"], ["changed"], ["changed"]]
+        cls = version_class(models.Comment)
+        (condition,) = as_of(models.Comment, txs[0])._where_criteria
+        rows = sa.select(cls.id, cls.transaction_id)
+        every, live, others = (
+            set(session.execute(statement).all())
+            for statement in (rows, rows.where(condition), rows.where(sa.not_(condition)))
+        )
+        assert live and others == every - live
