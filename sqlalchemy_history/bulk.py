@@ -53,10 +53,10 @@ from .compare import identical
 from .keys import KeyFormat
 from .operation import Operation
 from .plan import CHAINS_KEY, INFO_KEY, Key, TablePlan, as_key
-from .record import NewRow, Recorder, Rows, Target, number, plain
+from .record import NewRow, Recorder, Rows, Target, plain
 from .triggers import has_triggers, trigger_exists
 from .unit_of_work import Changes, ConnectionUnit
-from .write import TX
+from .write import TX, number
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, CursorResult
@@ -202,7 +202,7 @@ class Statements:
 
     def new_row(self, unit: ConnectionUnit) -> NewRow:
         """What makes the values of a transaction row."""
-        return lambda: self._manager._transaction_row(unit.work.session)
+        return lambda: self._manager.transaction_row(unit.work.session)
 
     def warn_of(self, unit: ConnectionUnit, tables: Iterable[Any], is_text: bool) -> None:
         """Text or a WITH clause writes ``tables``, given by name or as such."""
@@ -235,11 +235,7 @@ class Statements:
         models = self._manager.models
         known = (len(models.plans), len(models.associations), next(reversed(models.plans), None))
         if self._names[0] != known:
-            tables = [table for plan in models.plans.values() for table in plan.tables]
-            found = {
-                plan.parent.name.lower(): plan for plan in [*tables, *models.associations.values()]
-            }
-            self._names = known, found
+            self._names = known, {plan.parent.name.lower(): plan for plan in models.table_plans}
         return self._names[1].get(name)
 
     def untracked(self, plan: TablePlan, what: str, way_out: str) -> None:

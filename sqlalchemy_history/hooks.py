@@ -94,7 +94,7 @@ class Written:
 
     def run(self, name: Hashable, build: Callable[[], Any], **parameters: Any) -> CursorResult[Any]:
         """Run a statement in which ``TX`` stands for the transaction's id; ``name`` as above."""
-        statement = self.writer._built(("plugin", name), build)
+        statement = self.writer.built(("plugin", name), build)
         return self.connection.execute(
             statement, {"history__tx": self.transaction_id, **parameters}
         )

@@ -68,7 +68,6 @@ class VersioningManager:
         # the flush asks for them by class and by table
         self._plans = self.models.plans
         self._captured = self.models.captured
-        self._associations = self.models.associations
         self._listeners: list[tuple[Any, str, Callable[..., Any]]] = []
         self._metadata: weakref.WeakSet[MetaData] = weakref.WeakSet()
         self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -298,7 +297,7 @@ class VersioningManager:
         before = unit.tx
         if unit.tx is None:
             self.writer(unit.connection).create_transaction(
-                unit, self.transaction_cls.__table__, self._transaction_row(unit.work.session)
+                unit, self.transaction_cls.__table__, self.transaction_row(unit.work.session)
             )
         unit.keep_transaction = True
         self.native.say_transaction(unit, before)
@@ -321,7 +320,8 @@ class VersioningManager:
         for moved in self.plugins.hooks("transaction_moved"):
             moved(session, unit.connection, old, new)
 
-    def _transaction_row(self, session: Session) -> dict[str, Any]:
+    def transaction_row(self, session: Session) -> dict[str, Any]:
+        """What plugins, the session and the context around say of a transaction row, by column key."""
         return collect_values(
             self.transaction_cls,
             [
@@ -414,7 +414,7 @@ class VersioningManager:
         amended = False
         if changes:
             amended = self.writer(unit.connection).write(
-                unit, changes, lambda: self._transaction_row(session)
+                unit, changes, lambda: self.transaction_row(session)
             )
             session.info.pop(CHAINS_KEY, None)
             self.native.say_transaction(unit, before)
@@ -441,7 +441,7 @@ class VersioningManager:
                 self._tracked,
                 tables,
                 amended,
-                lambda: self._transaction_row(session),
+                lambda: self.transaction_row(session),
             )
             tables = {**parents, **tables}
         self._require_context(unit, tables)

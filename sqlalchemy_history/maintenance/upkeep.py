@@ -206,7 +206,7 @@ class Upkeep:
 
     def mark(self, prefix: str, text: str) -> None:
         """Make a transaction row that says who did what, and when."""
-        row = self.plan.manager._transaction_row(self.session)
+        row = self.plan.manager.transaction_row(self.session)
         table = self.plan.root.transaction
         if "remote_addr" in table.c:
             who = row.get("remote_addr")
@@ -216,7 +216,7 @@ class Upkeep:
 
     def transaction_row(self, mark: str) -> dict[str, Any]:
         """What ``transaction_context()`` says; ``mark`` as ``remote_addr`` where it says none."""
-        row = self.plan.manager._transaction_row(self.session)
+        row = self.plan.manager.transaction_row(self.session)
         if "remote_addr" in self.plan.root.transaction.c:
             row.setdefault("remote_addr", mark[:_MARK_LENGTH])
         return row
