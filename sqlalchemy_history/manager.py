@@ -445,18 +445,34 @@ class VersioningManager:
             )
             tables = {**parents, **tables}
         self._require_context(unit, tables)
+        self.tell_plugins(unit, tables, amended, before)
+
+    def tell_plugins(
+        self,
+        unit: ConnectionUnit,
+        tables: Mapping[TablePlan, Sequence[Key] | None],
+        amended: bool,
+        before: int | None,
+        *,
+        reconstructed: bool = False,
+    ) -> None:
+        """Versions were written in ``tables``: the parameters are those of ``after_write()``.
+
+        :param reconstructed: see :class:`~sqlalchemy_history.hooks.Written`.
+        """
         if before is not None and unit.tx is None:
             self.transaction_moved(unit, before, None)
         hooks = self.plugins.hooks("after_write")
         if hooks and (before is not None or unit.tx is not None):
             written = Written(
                 manager=self,
-                session=session,
+                session=unit.work.session,
                 connection=unit.connection,
                 writer=self.writer(unit.connection),
                 transaction_id=unit.tx,
                 tables=tables,
                 amended=amended,
+                reconstructed=reconstructed,
             )
             for hook in hooks:
                 hook(written)

@@ -197,12 +197,13 @@ class Upkeep:
         part of that transaction instead.
         """
         own = self._unit_of_session()
-        if own is not None:
-            self.writer.write(own, changes, dict)
-            return
-        unit = self._unit()
-        self.writer.write(unit, changes, lambda: self.transaction_row(mark))
-        self._tx = unit.tx
+        unit = own or self._unit()
+        before = unit.tx
+        amended = self.writer.write(unit, changes, lambda: self.transaction_row(mark))
+        tables = {plan: written.keys for plan, written in changes.items()}
+        self.plan.manager.tell_plugins(unit, tables, amended, before, reconstructed=True)
+        if own is None:
+            self._tx = unit.tx
 
     def mark(self, prefix: str, text: str) -> None:
         """Make a transaction row that says who did what, and when."""

@@ -204,7 +204,7 @@ class ActivityPlugin(Plugin):
             for role in _ROLES
         ]
         statement = update(self.activity_cls).where(or_(*about)).values(data=null())
-        session.execute(statement, execution_options={"synchronize_session": False})
+        session.execute(statement, execution_options={"synchronize_session": "fetch"})
 
 
 def _has_key(owner: type[Any], role: str, mapper: Mapper[Any], key: Key) -> ColumnElement[bool]:

@@ -48,6 +48,7 @@ class ChangeLogPlugin(Plugin):
     A row that a transaction changed has one entry of that transaction, ``INSERT``, ``UPDATE`` or
     ``DELETE``, whatever the number of flushes; ``row_id`` is its primary key, a list of values if
     that is composite, stored as JSON text; ``timestamp`` is that of the transaction, aware, UTC.
+    What ``backfill()`` and ``repair()`` write down is no change, and has no entry.
 
     :ivar model_class: the class of the entries, also ``versioning_manager.changelog_cls``.
     """
@@ -78,7 +79,7 @@ class ChangeLogPlugin(Plugin):
 
     @override
     def after_write(self, written: Written) -> None:
-        if written.transaction_id is None:
+        if written.transaction_id is None or written.reconstructed:
             return
         transaction = written.manager.transaction_cls.__table__
         issued_at = written.connection.scalar(
