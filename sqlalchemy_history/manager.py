@@ -85,6 +85,8 @@ class VersioningManager:
         self._target: Any = None
         #: the collections that ``track_relations`` names
         self._tracked: list[Tracked] = []
+        #: the tables of the Transaction class and of plugins, which each database needs
+        self.shared_tables: list[Table] = []
         #: the Transaction class for which the plugins have made their classes
         self._plugins_built: type[Any] | None = None
         #: from a connection to the unit of work of its session, which the session keeps
@@ -163,6 +165,7 @@ class VersioningManager:
         self._statements.forget()
         self._said.clear()
         self._plugins_built = None
+        self.shared_tables = []
         self.transaction_cls = self._factory
 
     def distance(self, cls: type[Any]) -> int | None:
@@ -218,8 +221,12 @@ class VersioningManager:
         made.__versioning_manager__ = self
         if self._plugins_built is not made:
             self._plugins_built = made
+            in_registry = made.__mapper__.registry
+            known = set(in_registry.metadata.tables.values())
             for build_classes in self.plugins.hooks("build_classes"):
-                build_classes(self, made.__mapper__.registry)
+                build_classes(self, in_registry)
+            tables = in_registry.metadata.tables.values()
+            self.shared_tables = [made.__table__, *(t for t in tables if t not in known)]
 
     def resolve_user_cls(self, in_registry: registry) -> Mapper[Any] | None:
         """The mapper of ``user_cls``.

@@ -116,16 +116,22 @@ class ActivityPlugin(Plugin):
             unit = manager.unit_of_work(session).connection_unit(connection)
             activity.transaction_id = manager.keep_transaction(unit)
             unit.plugin_news = True
-            session.info.setdefault(self, []).append(activity)
+            session.info.setdefault(self, []).append((connection, activity))
 
         event.listen(self.activity_cls, "before_insert", before_insert)
 
     @override
     def after_write(self, written: Written) -> None:
+        pending = written.session.info.pop(self, ())
+        # ids of transactions in two databases may be equal
+        elsewhere = [(c, a) for c, a in pending if c is not written.connection and not c.closed]
+        if elsewhere:
+            written.session.info[self] = elsewhere
         fresh = [
             activity
-            for activity in written.session.info.pop(self, ())
-            if activity.__dict__.get("transaction_id") == written.transaction_id
+            for connection, activity in pending
+            if connection is written.connection
+            and activity.__dict__.get("transaction_id") == written.transaction_id
             and activity in written.session
         ]
         if fresh:
