@@ -56,9 +56,10 @@ def collect_values(
             prop = transaction_cls.__mapper__.attrs.get(name)
             if not isinstance(prop, ColumnProperty) or name == "id":
                 columns = [p.key for p in transaction_cls.__mapper__.column_attrs if p.key != "id"]
+                what = f"{name!r} to be set" if name == "id" else repr(name)
                 raise ImproperlyConfigured(
                     f"{where} says {name}={value!r}, but {transaction_cls.__name__} has no column "
-                    f"{name!r} to be set; {nearest(name, columns)}"
+                    f"{what}; {nearest(name, columns)}"
                 )
             found[prop.columns[0].key] = value() if callable(value) else value
     return found
