@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
@@ -68,8 +68,9 @@ Parameters = Sequence[Mapping[str, Any]]
 
 #: functions that give the same result whenever they are asked, of which a SET may be made
 _PURE: Final = frozenset(
-    "abs char_length coalesce concat greatest least length lower ltrim mod nullif replace round "
-    "rtrim substr substring trim upper".split()
+    "abs char_length coalesce concat greatest json_merge_patch json_object json_patch "
+    "jsonb_build_object jsonb_strip_nulls jsonb_typeof least length lower ltrim mod nullif replace "
+    "round rtrim substr substring trim upper".split()
 )
 #: the same as long as a transaction lasts; elsewhere the clock may go on between two statements
 _PURE_IN_TRANSACTION: Final = {
@@ -529,7 +530,7 @@ class _Update(_Change):
                 for row in rows:
                     [matching] = self.rows_of(core, [row])
                     recorder.lock(self.unit, matching)
-                    values = self._new_values({k: sets[k] for k in changing}, live, row)
+                    values = self._new_values(statement, live, sets, changing, row)
                     changed = dataclasses.replace(matching, values=values)
                     self.cascade.update(table, changed, changing)
             return statement
@@ -564,13 +565,13 @@ class _Update(_Change):
         plan, recorder, unit = self.plan, self.recorder, self.unit
         assert plan is not None
         live = core.statement.table
-        wanted = {}
+        wanted: set[str] = set()
         if not (core._extra_froms or _is_limited(statement)):
-            wanted = {k: v for k, v in sets.items() if k in versioned or k in changing}
+            wanted = sets.keys() & (versioned.keys() | changing)
         targets = []
         for row in rows:
             [matching] = self.rows_of(core, [row])
-            values = self._new_values(wanted, live, row)
+            values = self._new_values(statement, live, sets, wanted, row)
             targets.append(dataclasses.replace(_as_target(plan, matching), values=values))
         foreseen = bool(values) and not unset and not self._has_triggers(targets)
         self.doubt = not foreseen
@@ -628,19 +629,28 @@ class _Update(_Change):
         return bool(begun) and bool(begun[1])
 
     def _new_values(
-        self, sets: Mapping[str, Any], live: FromClause, row: Mapping[str, Any]
+        self,
+        statement: Any,
+        live: FromClause,
+        sets: Mapping[str, Any],
+        wanted: Container[str],
+        row: Mapping[str, Any],
     ) -> dict[str, ColumnElement[Any]]:
         """The new values as expressions about the old row; nothing if they cannot be foreseen."""
         dialect = self.recorder.dialect
         # MySQL assigns from left to right, and what is assigned later sees what was assigned before
         in_turn = dialect.name in ("mysql", "mariadb")
         found: dict[str, ColumnElement[Any]] = {}
+        earlier = set() if is_ordered(statement) else set(sets)
         for key, value in sets.items():
+            if key not in wanted:
+                earlier.add(key)
+                continue
             type_ = live.c[key].type
             expression: ColumnElement[Any]
             if isinstance(value, ColumnElement) and not isinstance(value, BindParameter):
                 used = _columns_used(value, live, dialect)
-                if used is None or (in_turn and not (used - {key}).isdisjoint(sets)):
+                if used is None or (in_turn and not (used - {key}).isdisjoint(earlier)):
                     return {}
                 expression = _bound(value, row)
             else:
@@ -649,6 +659,7 @@ class _Update(_Change):
                     value = row[value.key] if value.key in row else value.effective_value
                 expression = bindparam("history__set", value, type_=type_, unique=True)
             found[key] = cast(expression, type_) if dialect.name == "postgresql" else expression
+            earlier.add(key)
         return found
 
     def end(self, result: CursorResult[Any]) -> None:
@@ -694,6 +705,14 @@ def set_clause(core: Any, live: FromClause, row: Mapping[str, Any]) -> dict[str,
         if name in live.c and name not in sets:
             sets[name] = bindparam(name, required=True)
     return sets
+
+
+def is_ordered(statement: Any) -> bool:
+    """Whether the SET clause stands in the order in which it was given (``ordered_values()``)."""
+    return bool(
+        getattr(statement, "_ordered_values", None)
+        or getattr(statement, "_maintain_values_ordering", False)
+    )
 
 
 def _as_target(plan: TablePlan, rows: Rows) -> Target:

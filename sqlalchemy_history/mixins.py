@@ -55,7 +55,14 @@ from typing_extensions import override
 
 from .config import nearest
 from .exc import ImproperlyConfigured
-from .stamp import before_flush_hooks, counted_attributes, inserted_attributes, now_of, stamp
+from .stamp import (
+    before_flush_hooks,
+    counted_attributes,
+    inserted_attributes,
+    now_of,
+    now_of_insert,
+    stamp,
+)
 from .transaction import AwareDateTime
 
 if TYPE_CHECKING:
@@ -97,7 +104,8 @@ def _time(text: str) -> datetime.datetime:
 class ChangeTrackingMixin:
     """Gives a model ``changes``: for each column attribute, the UTC time of its last change.
 
-    All that one flush changes has the same time. A value that is set to what it was is no change.
+    All that one flush changes has the same time. A value that is set to what it was is no change,
+    and what ``onupdate`` or a trigger adds to an UPDATE is none of the model's.
     """
 
     @declared_attr
@@ -154,11 +162,11 @@ def _check_name(entity: Any, name: str) -> None:
 
 
 def _first_changes(context: Any) -> dict[str, str]:
-    return dict.fromkeys(inserted_attributes(context), _text(now_of(context.root_connection)))
+    return dict.fromkeys(inserted_attributes(context), _text(now_of_insert(context)))
 
 
 def _inserted_now(context: Any) -> datetime.datetime:
-    return now_of(context.root_connection)
+    return now_of_insert(context)
 
 
 # -- UPDATE by a flush, as far as Python knows what changed

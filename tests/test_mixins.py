@@ -15,7 +15,7 @@ from alembic.operations import Operations
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
-from sqlalchemy_history import VersioningManager, make_versioned, remove_versioning, stamp
+from sqlalchemy_history import VersioningManager, make_versioned, remove_versioning, stamp, verify
 from sqlalchemy_history.mixins import ChangeTrackingMixin, LastModifiedMixin
 from sqlalchemy_history.transaction import AwareDateTime
 
@@ -238,7 +238,7 @@ def upsert(session: Session, User: Any, backend: str) -> None:
 
 def upsert_excluded(session: Session, User: Any, backend: str) -> None:
     statement = INSERTS[backend](User)
-    rows = [{"id": 1, "name": "new", "age": 1}]
+    rows = [{"id": 1, "name": "new", "age": 1}, {"id": 2, "name": "other", "age": 1}]
     if backend == "mariadb":
         statement = statement.on_duplicate_key_update(
             name=statement.inserted.name, age=statement.inserted.age
@@ -248,6 +248,7 @@ def upsert_excluded(session: Session, User: Any, backend: str) -> None:
             index_elements=["id"], set_={c: statement.excluded[c] for c in ("name", "age")}
         )
     session.execute(statement, rows)
+    session.execute(sa.delete(User).where(User.id == 2))
 
 
 @pytest.mark.parametrize(
@@ -318,7 +319,43 @@ def test_inserts_of_every_kind_have_times(User: Any, open_session: Any, backend:
     assert len(users) == 9
     for user in users:
         assert set(user.changes) == {"name"}, user.name
+        assert user.get_updated_at("name") == user.last_modified_at
         assert user.last_modified_at.utcoffset() == datetime.timedelta(0)
+    assert len({u.last_modified_at for u in users if u.name in ("two", "three")}) == 1
+
+
+def test_every_row_of_an_insert_counts_its_own_values(User: Any, session: Session) -> None:
+    """With several VALUES, each row has the times of what it gives a value, defaults included."""
+    session.execute(
+        sa.insert(User).values([{"name": "one", "age": None}, {"name": None, "age": 2}])
+    )
+    session.execute(sa.insert(User).values([{"name": sa.func.lower("TWO")}, {"name": "three"}]))
+    session.commit()
+    users = session.scalars(sa.select(User).where(User.name != "spongebob")).all()
+    assert {user.name: set(user.changes) for user in users} == {
+        "one": {"name"},
+        "two": {"name"},
+        "three": {"name"},
+    }
+    assert set(session.scalars(sa.select(User).where(User.age == 2)).one().changes) == {"age"}
+
+
+def test_key_that_a_statement_changes_is_recorded(
+    versioning: Any, Base: Any, open_session: Any
+) -> None:
+    """The merge of times can be foreseen, so the history knows the old key and the new one."""
+
+    class Word(ChangeTrackingMixin, LastModifiedMixin, Base):
+        __tablename__ = "word"
+        __versioned__ = {}
+        id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+
+    session = open_session()
+    session.add(Word(id=1))
+    session.commit()
+    session.execute(sa.update(Word).values(id=2))
+    session.commit()
+    assert verify(session, Word) == []
 
 
 @pytest.mark.parametrize("how", ["auto", "evaluate", "fetch", False])
