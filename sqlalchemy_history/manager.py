@@ -134,6 +134,7 @@ class VersioningManager:
         self._listen(session, "do_orm_execute", self._choose_bind)
         self._listen(session, "before_flush", self._before_flush)
         self._listen(session, "after_flush", self._after_flush)
+        self._listen(session, "before_commit", self._follow_triggers)
         self._listen(session, "after_commit", self._after_commit)
         self._listen(session, "after_soft_rollback", self._after_soft_rollback)
         self._listen(session, "after_transaction_end", self._after_transaction_end)
@@ -411,6 +412,14 @@ class VersioningManager:
             for unit in work.connections.values():
                 if unit.has_news:
                     self._write(session, unit)
+        self._follow_triggers(session)
+
+    def _follow_triggers(self, session: Session) -> None:
+        """What somebody holds or has said of a transaction goes where a trigger has moved it."""
+        work: UnitOfWork | None = session.info.get(self)
+        for unit in () if work is None else work.connections.values():
+            if unit.keep_transaction:
+                self.native.read_transaction(unit)
 
     def _write(self, session: Session, unit: ConnectionUnit) -> None:
         changes = capture.collect_changes(unit)

@@ -116,8 +116,13 @@ class Native:
         if self.plans and unit.told is not None:
             table = self._manager.transaction_cls.__table__
             tx = backend_of(unit.connection, None).known(unit.connection, table)
-            if tx != unit.tx:
+            before = unit.tx
+            if tx != before:
                 unit.set_tx(tx)
+                if before is not None:
+                    self._manager.transaction_moved(unit, before, tx)
+                if before is not None and tx is not None:
+                    unit.work.transaction_moved(before, tx)
 
     def say_transaction(self, unit: ConnectionUnit, before: int | None) -> None:
         """Let the triggers use the transaction row that the unit has."""
