@@ -365,15 +365,15 @@ def test_triggers_and_sessions_share_a_transaction(
         assert history(engine, cls) == [(1, INSERT, 1, "a"), (2, INSERT, 2, "a")]
 
 
-def by_object(session: Any, Article: Any) -> None:  # noqa: N803
+def by_object(session: Any, Article: Any) -> None:
     session.get(Article, 1).name = "first"
 
 
-def by_statement(session: Any, Article: Any) -> None:  # noqa: N803
+def by_statement(session: Any, Article: Any) -> None:
     session.execute(sa.update(Article).values(name="first"))
 
 
-def by_text(session: Any, Article: Any) -> None:  # noqa: N803
+def by_text(session: Any, Article: Any) -> None:
     session.execute(sa.text("UPDATE article SET name = 'first'"))
 
 

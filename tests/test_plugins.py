@@ -11,7 +11,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from sqlalchemy_history import ImproperlyConfigured, NoChangesAttribute, version_class
+from sqlalchemy_history import (
+    ImproperlyConfigured,
+    NoChangesAttribute,
+    VersioningError,
+    version_class,
+)
 from sqlalchemy_history import plugins as built_in
 from sqlalchemy_history.plugins import (
     ActivityPlugin,
@@ -451,6 +456,17 @@ def test_activity_alone_makes_a_transaction(
     assert transaction_rows(session, versioning) == 2
     assert activity.transaction_id != article.versions[0].transaction_id
     assert activity.object_version is article.versions[0]
+
+
+@uses(ActivityPlugin)
+def test_activity_about_an_object_that_was_not_added(
+    Article: Any, versioning: Any, open_session: Any
+) -> None:
+    """An activity about something without a key would be about nothing: it is refused."""
+    session = open_session()
+    session.add(versioning.activity_cls(verb="create", object=Article(name="a")))
+    with pytest.raises(VersioningError, match=r"object of activity 'create' is a Article"):
+        session.flush()
 
 
 @uses(ActivityPlugin)

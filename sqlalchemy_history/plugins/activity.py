@@ -39,7 +39,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 from typing_extensions import override
 
 from sqlalchemy_history.config import nearest
-from sqlalchemy_history.exc import ImproperlyConfigured
+from sqlalchemy_history.exc import ImproperlyConfigured, VersioningError
 from sqlalchemy_history.hooks import Plugin, Written
 from sqlalchemy_history.plan import ClassPlan, Key, all_registries, as_key, class_plan
 
@@ -54,6 +54,8 @@ class ActivityPlugin(Plugin):
     An activity has ``verb``, ``data``, ``object``, ``target``, ``object_version`` and
     ``target_version`` (the versions that were current when it was flushed), ``transaction`` and
     ``actor``, the transaction's user. An activity alone is reason enough for a transaction row.
+    One about an object that is in no session, and so has no key, raises
+    :class:`~sqlalchemy_history.VersioningError`.
 
     :param any_key: whether the table has the columns ``object_key`` and ``target_key``, which hold
         keys that are composite or not integers; by default, if a versioned class has such a key.
@@ -138,7 +140,12 @@ class ActivityPlugin(Plugin):
             for activity in fresh:
                 activity.resolve()
                 for role in _ROLES:
-                    activity.__dict__.pop(f"_{role}", None)
+                    obj = activity.__dict__.pop(f"_{role}", None)
+                    if obj is not None and getattr(activity, f"{role}_type") is None:
+                        raise VersioningError(
+                            f"the {role} of activity {activity.verb!r} is a {type(obj).__name__} "
+                            f"that has no key: add it to the session, with the activity or before"
+                        )
             self._find_versions(written, {activity.id: activity for activity in fresh})
         if written.amended and written.transaction_id is not None:
             # a version that was taken back is nobody's object_version any more
