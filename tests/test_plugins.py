@@ -15,6 +15,7 @@ from sqlalchemy_history import (
     ImproperlyConfigured,
     NoChangesAttribute,
     VersioningError,
+    transaction_context,
     version_class,
 )
 from sqlalchemy_history import plugins as built_in
@@ -671,6 +672,30 @@ def test_change_log_has_the_net_change(Article: Any, versioning: Any, open_sessi
     one.name = "y"
     session.commit()
     assert len(log(session, versioning)) == 3
+
+
+@uses(ChangeLogPlugin)
+def test_change_log_of_transactions_with_one_time(
+    Article: Any, versioning: Any, open_session: Any
+) -> None:
+    """What a transaction changes once more, or takes back, is its own alone, whatever its time."""
+    session = open_session()
+    then = datetime.datetime(2001, 2, 3)
+    with transaction_context(issued_at=then):
+        session.add(Article(id=1, name="a"))
+        session.commit()
+        session.get(Article, 1).name = "b"
+        session.flush()
+        session.get(Article, 1).name = "c"
+        session.commit()
+        session.add(Article(id=2, name="a"))
+        session.flush()
+        session.delete(session.get(Article, 2))
+        session.commit()
+    assert [row[1:] for row in rows(session, "changelog", "id", "row_id", "event_type")] == [
+        ("1", "INSERT"),
+        ("1", "UPDATE"),
+    ]
 
 
 @uses(ChangeLogPlugin)
