@@ -123,7 +123,7 @@ class Statements:
 
     def begin(self, unit: ConnectionUnit, statement: Any, rows: Parameters, options: Any) -> Any:
         """``statement`` is about to be executed with ``rows``; returns what to execute instead."""
-        table = parent_table(_table_of(statement))
+        table = parent_table(table_of(statement))
         plan = self.plan_of(table)
         if plan is None:
             self.warn_of_other(statement.table)
@@ -729,7 +729,7 @@ def criteria(core: Any) -> tuple[ColumnElement[bool], ...]:
     return where
 
 
-def _table_of(statement: Any) -> Any:
+def table_of(statement: Any) -> Any:
     """The table; of a joined class the ORM executes the user's statement for each table."""
     name = "_emit_insert_table" if statement.is_insert else "_emit_update_table"
     table = statement._annotations.get(name)

@@ -37,7 +37,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapper, Session, SessionTransaction
 from sqlalchemy.sql import visitors
 
-from .bulk import criteria, is_of_flush, is_ordered, resolved, set_clause
+from .bulk import criteria, is_of_flush, is_ordered, resolved, set_clause, table_of
 from .compare import identical
 from .mapping import column_properties, key_columns
 from .record import plain
@@ -168,6 +168,11 @@ def _before_flush(session: Session, flush_context: Any, instances: Any) -> None:
         hook(session, now)
 
 
+def _after_flush(session: Session, flush_context: Any) -> None:
+    """The flush ended, or failed; a bulk operation of the session is none, but looks like one."""
+    session.info.pop(_KEY, None)
+
+
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 _listening: list[tuple[Any, str, Callable[..., Any]]] = []
 
@@ -181,7 +186,12 @@ def _after_begin(session: Session, transaction: SessionTransaction, connection: 
 
 def _listen() -> None:
     if not _listening:
-        for name, listener in (("after_begin", _after_begin), ("before_flush", _before_flush)):
+        for name, listener in (
+            ("after_begin", _after_begin),
+            ("before_flush", _before_flush),
+            ("after_flush_postexec", _after_flush),
+            ("after_soft_rollback", _after_flush),
+        ):
             event.listen(Session, name, listener)
             _listening.append((Session, name, listener))
 
@@ -225,7 +235,7 @@ def extend(
     Who records what the statement is going to do asks for it first; asking twice does no harm.
     """
     if isinstance(statement, (Update, Insert)):
-        info = _info(statement.table)
+        info = _info(table_of(statement))
         if _ABOVE in info and isinstance(statement, Update) and not is_of_flush(statement, options):
             statement = _update_above(connection, statement, info[_ABOVE], multiparams, params)
         stamps = info.get(_KEY)
@@ -250,7 +260,7 @@ def _update(
         return statement, multiparams, params
     values, rows = _renamed(sets, live, rows)
     first = _stamped(live, stamps, wanted, values, now_of(connection), dialect)
-    statement = _with_values(statement, {**first, **values}, dialect)
+    statement = _with_values(statement, live, {**first, **values}, dialect)
     return (statement, rows, {}) if multiparams else (statement, [], rows[0])
 
 
@@ -308,13 +318,15 @@ def _update_above(
     return statement.execution_options(**{_ABOVE: True})
 
 
-def _with_values(statement: Any, values: Mapping[str, Any], dialect: Dialect) -> Any:
-    """``statement`` with the SET clause ``values``, in that order.
+def _with_values(
+    statement: Any, live: FromClause, values: Mapping[str, Any], dialect: Dialect
+) -> Any:
+    """``statement``, which is about ``live``, with the SET clause ``values``, in that order.
 
     MySQL computes from left to right, and later expressions see what earlier ones have set.
     """
     statement = statement._clone()
-    pairs = {statement.table.c[key]: value for key, value in values.items()}
+    pairs = {live.c[key]: value for key, value in values.items()}
     keeps_order = is_ordered(statement)
     statement._values = None
     if hasattr(statement, "_ordered_values"):
@@ -323,7 +335,7 @@ def _with_values(statement: Any, values: Mapping[str, Any], dialect: Dialect) ->
     if keeps_order or dialect.name in ("mysql", "mariadb"):
         if statement._annotations.get("dml_strategy") == "bulk":
             # an ORM update by primary key takes no ordered values; the Core statement it makes does
-            plain = update(statement.table._deannotate()).where(*statement._where_criteria)
+            plain = update(live._deannotate()).where(*statement._where_criteria)
             statement = plain._annotate(dict(statement._annotations))
         return statement.ordered_values(*pairs.items())
     return statement.values(pairs)

@@ -288,6 +288,17 @@ def test_bulk_statement_runs_again_with_other_values(User: Any, session: Session
     assert LONG_AGO < times[0] < times[1] == times[2]
 
 
+def test_bulk_operation_has_a_time_of_its_own(User: Any, session: Session) -> None:
+    """bulk_update_mappings() after a flush does not take the time of that flush."""
+    user = session.scalars(sa.select(User)).one()
+    user.age = 5
+    session.flush()
+    before = user.last_modified_at
+    session.bulk_update_mappings(User, [{"id": user.id, "name": "new"}])
+    session.commit()
+    assert user.get_updated_at("name") > before
+
+
 def test_row_without_changes_gets_them(User: Any, session: Session) -> None:
     """A row older than the column, where ``changes`` is NULL, starts with nothing."""
     session.execute(sa.update(User).values(changes=sa.null()))
@@ -429,6 +440,31 @@ def test_versions_hold_the_times_of_the_row(versioning: Any, Base: Any, open_ses
 
 
 # -- inheritance, collections
+
+
+def test_column_of_the_base_table_set_by_primary_key(Base: Any, open_session: Any) -> None:
+    """The ORM executes an update by primary key of a subclass for each table that it sets."""
+
+    class Animal(ChangeTrackingMixin, LastModifiedMixin, Base):
+        __tablename__ = "animal"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str] = mapped_column(sa.String(20))
+
+    class Dog(Animal):
+        __tablename__ = "dog"
+        id: Mapped[int] = mapped_column(sa.ForeignKey("animal.id"), primary_key=True)
+        bark: Mapped[str] = mapped_column(sa.String(20))
+
+    session = open_session()
+    session.add(Dog(id=1, name="a", bark="b"))
+    session.commit()
+    dog = get(session, Dog)
+    made = dict(dog.changes)
+    for name in ("name", "bark"):
+        session.execute(sa.update(Dog), [{"id": 1, name: "new"}])
+        session.commit()
+        assert {key for key in made if dog.changes[key] != made[key]} == {name}
+        made = dict(dog.changes)
 
 
 def test_joined_inheritance(Base: Any, open_session: Any) -> None:
