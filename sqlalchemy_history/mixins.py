@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import datetime
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -37,6 +37,7 @@ from sqlalchemy import (
     func,
     inspect,
     or_,
+    select,
     type_coerce,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -46,6 +47,8 @@ from sqlalchemy.orm import (
     LoaderCallableStatus,
     Mapped,
     Mapper,
+    RelationshipDirection,
+    RelationshipProperty,
     Session,
     declared_attr,
     mapped_column,
@@ -305,6 +308,40 @@ def _touch(session: Session, now: datetime.datetime) -> None:
                 if name not in state.dict or state.attrs[name].history.has_changes():
                     obj.last_modified_at = now
                     break
+    for parent in _parents_by_key(session):
+        parent.last_modified_at = now
+
+
+def _parents_by_key(session: Session) -> Iterable[Any]:
+    """Objects of which an element is deleted, or gets or loses the foreign key by hand."""
+    mappers = (inspect(cls, raiseerr=False) for cls in _touching)
+    named: list[RelationshipProperty[Any]] = [
+        mapper.relationships[name]
+        for mapper in mappers
+        if mapper is not None
+        for name in mapper.class_.__last_modified_relations__
+    ]
+    named = [prop for prop in named if prop.direction is RelationshipDirection.ONETOMANY]
+    deleted = session.deleted
+    keys: dict[tuple[RelationshipProperty[Any], tuple[Any, ...]], None] = {}
+    for obj in (*session.new, *session.dirty, *deleted) if named else ():
+        state: InstanceState[Any] = inspect(obj)
+        for prop in named:
+            if state.mapper.isa(prop.mapper):
+                columns: Any = [column for _, column in prop.local_remote_pairs or []]
+                names = [state.mapper.get_property_by_column(c).key for c in columns]
+                if obj in deleted:
+                    keys[prop, tuple(getattr(obj, name) for name in names)] = None
+                elif not state.committed_state.keys().isdisjoint(names):
+                    new = state.dict
+                    old = {**new, **state.committed_state}
+                    for values in (new, old):
+                        keys[prop, tuple(values.get(name) for name in names)] = None
+    for prop, key in keys:
+        if not any(value is None or isinstance(value, LoaderCallableStatus) for value in key):
+            pairs = zip(prop.local_remote_pairs or [], key, strict=True)
+            parents = select(prop.parent.class_).where(*(c == value for (c, _), value in pairs))
+            yield from (parent for parent in session.scalars(parents) if parent not in deleted)
 
 
 def _synchronized(obj: Any, context: Any, attributes: Any) -> None:

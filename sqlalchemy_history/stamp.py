@@ -318,9 +318,7 @@ def _update_above(
     return statement.execution_options(**{_ABOVE: True})
 
 
-def _with_values(
-    statement: Any, live: FromClause, values: Mapping[str, Any], dialect: Dialect
-) -> Any:
+def _with_values(statement: Any, live: Any, values: Mapping[str, Any], dialect: Dialect) -> Any:
     """``statement``, which is about ``live``, with the SET clause ``values``, in that order.
 
     MySQL computes from left to right, and later expressions see what earlier ones have set.
