@@ -555,11 +555,15 @@ def test_collection_counts_if_it_is_named(Base: Any, open_session: Any) -> None:
 # -- the example of seed 002
 
 
-def test_last_modified_at_of_the_event_server(Base: Any, open_session: Any) -> None:
+def test_last_modified_at_of_the_event_server(
+    is_versioned: bool, Base: Any, open_session: Any
+) -> None:
     """Seed 002: set when the session is made, and whenever it is updated; aware UTC everywhere."""
 
     class Talk(LastModifiedMixin, Base):
         __tablename__ = "sessions"
+        if is_versioned:
+            __versioned__ = {"exclude": []}
         id: Mapped[int] = mapped_column(primary_key=True)
         title: Mapped[str] = mapped_column(sa.String(50))
 
