@@ -111,10 +111,15 @@ class ChangeTrackingMixin:
     and what ``onupdate`` or a trigger adds to an UPDATE is none of the model's.
     """
 
-    @declared_attr
-    def changes(cls) -> Mapped[dict[str, Any]]:  # noqa: N805
-        """Attribute name to time, as ISO text in UTC."""
-        return mapped_column(JSON, default=_first_changes, nullable=True)
+    if TYPE_CHECKING:
+        #: attribute name to time, as ISO text in UTC
+        changes: Mapped[dict[str, Any]]
+    else:
+        # not annotated, for a model that is a dataclass takes it for a field then, and refuses it
+        @declared_attr
+        def changes(cls):  # noqa: ANN201, N805
+            """Attribute name to time, as ISO text in UTC."""
+            return mapped_column(JSON, default=_first_changes, nullable=True)
 
     @hybrid_method
     def get_updated_at(self, name: str) -> datetime.datetime | None:
@@ -145,10 +150,15 @@ class LastModifiedMixin:
 
     __last_modified_relations__: tuple[str, ...] = ()
 
-    @declared_attr
-    def last_modified_at(cls) -> Mapped[datetime.datetime]:  # noqa: N805
-        """The time of the INSERT or of the last change."""
-        return mapped_column(AwareDateTime, default=_inserted_now, nullable=False)
+    if TYPE_CHECKING:
+        #: the time of the INSERT or of the last change
+        last_modified_at: Mapped[datetime.datetime]
+    else:
+
+        @declared_attr
+        def last_modified_at(cls):  # noqa: ANN201, N805
+            """The time of the INSERT or of the last change."""
+            return mapped_column(AwareDateTime, default=_inserted_now, nullable=False)
 
 
 def _check_name(entity: Any, name: str) -> None:

@@ -20,6 +20,8 @@ from sqlalchemy_history import (
     TransactionBase,
     TransactionFactory,
     transaction_context,
+    vacuum,
+    verify,
     versioning_disabled,
 )
 from sqlalchemy_history.context import current_context
@@ -487,6 +489,18 @@ def test_element_that_moves_makes_a_version_of_both_parents(blog: Any, open_sess
     comment.article = two
     session.commit()
     assert (operations(session, one), operations(session, two)) == ([0, 1], [0, 1])
+
+
+def test_tracked_version_is_none_too_many(blog: Any, open_session: Any) -> None:
+    """A version that is there for a collection says what the one before said; it is wanted."""
+    session = open_session()
+    session.add(article := blog.Article(name="a"))
+    session.commit()
+    article.comments.append(blog.Comment())
+    session.commit()
+    assert operations(session, article) == [0, 1]
+    assert verify(session, blog.Article) == []
+    assert vacuum(session, blog.Article) == 0
 
 
 def test_tracked_version_outlives_a_change_of_the_parent_that_comes_to_nothing(

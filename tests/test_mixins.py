@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy.dialects import mysql, postgresql, sqlite
-from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+from sqlalchemy.orm import Mapped, MappedAsDataclass, Session, mapped_column, relationship
 
 from sqlalchemy_history import VersioningManager, make_versioned, remove_versioning, stamp, verify
 from sqlalchemy_history.mixins import ChangeTrackingMixin, LastModifiedMixin
@@ -465,6 +465,24 @@ def test_column_of_the_base_table_set_by_primary_key(Base: Any, open_session: An
         session.commit()
         assert {key for key in made if dog.changes[key] != made[key]} == {name}
         made = dict(dog.changes)
+
+
+def test_model_that_is_a_dataclass(make_base: Any, open_session: Any) -> None:
+    """The mixins are no dataclasses, and their columns are no fields: __init__() knows none."""
+    base = make_base()
+
+    class Note(ChangeTrackingMixin, LastModifiedMixin, MappedAsDataclass, base):
+        __tablename__ = "note"
+        id: Mapped[int] = mapped_column(primary_key=True, init=False)
+        text: Mapped[str] = mapped_column(sa.String(20), default="a")
+
+    session = open_session()
+    session.add(note := Note())
+    session.commit()
+    made = note.last_modified_at
+    note.text = "b"
+    session.commit()
+    assert note.get_updated_at("text") == note.last_modified_at > made
 
 
 def test_joined_inheritance(Base: Any, open_session: Any) -> None:
