@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from sqlalchemy_history import (
     transaction_context,
     versioning_manager,
 )
-from sqlalchemy_history.native import create_triggers, drop_triggers
+from sqlalchemy_history.native import create_triggers, drop_triggers, triggers_are_current
+from sqlalchemy_history.plan import table_plan
 from sqlalchemy_history.plugins import NullDeletePlugin
 
 __all__ = ["laws"]
@@ -310,6 +312,24 @@ def test_who_may_write_the_table_can_not_touch_its_history(
             connection.exec_driver_sql(f'DROP OWNED BY "{role}"')
             connection.exec_driver_sql(f'DROP ROLE "{role}"')
     assert history(engine, Article) == [(1, INSERT, 1, "a"), (2, UPDATE, 1, "b")]
+
+
+def test_triggers_that_are_out_of_date_are_told(
+    Article: Any, open_session: Any, engine: Any
+) -> None:
+    """Triggers that are missing, or were made for other columns, are not current."""
+    open_session()
+    with engine.begin() as connection:
+        assert triggers_are_current(connection, Article)
+        drop_triggers(connection, Article)
+        assert not triggers_are_current(connection, Article)
+        create_triggers(connection, Article)
+        assert triggers_are_current(connection, Article)
+    plan = table_plan(Article.__table__)
+    narrower = dataclasses.replace(plan, columns=plan.columns[:1])
+    with engine.begin() as connection:
+        plan.manager.native.create(connection, [narrower])
+        assert not triggers_are_current(connection, Article)
 
 
 def test_triggers_follow_new_columns(Article: Any, open_session: Any, engine: Any) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Dialect, Table
+from sqlalchemy import Connection, Dialect, Table
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement
 
@@ -36,6 +37,16 @@ class Renderer:
         self.dialect = dialect
         self._preparer = preparer
         self._translate = schema_translate_map
+
+    @classmethod
+    def of(cls, connection: Connection) -> Renderer:
+        """One that gives what the connection's database stores, not what a driver is given."""
+        translate = connection.get_execution_options().get("schema_translate_map") or {}
+        dialect = copy.copy(connection.dialect)
+        preparer = dialect.identifier_preparer = copy.copy(dialect.identifier_preparer)
+        preparer._double_percents = False
+        preparer.schema_for_object = lambda table: translate.get(table.schema, table.schema)
+        return cls(dialect, preparer, None)
 
     def table(self, table: Table) -> str:
         """The table's name, with its schema."""

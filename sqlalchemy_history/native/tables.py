@@ -15,6 +15,7 @@ from sqlalchemy_history.unit_of_work import ConnectionUnit
 from sqlalchemy_history.write import transaction_values
 
 from . import postgresql
+from .render import Renderer
 
 if TYPE_CHECKING:
     from sqlalchemy_history.manager import VersioningManager
@@ -81,14 +82,25 @@ class Native:
 
     def create(self, connection: Any, plans: Sequence[TablePlan]) -> None:
         """Create the triggers of ``plans``, in place of those that there are."""
-        backend = backend_of(connection, plans[0])
-        path = backend.search_path(connection)
-        shared = plans[0].transaction
-        statements = [*backend.create_shared(shared, self._all_plans(), path)]
-        for plan in plans:
-            statements += backend.create(plan, path)
-        for statement in statements:
+        for statement in self._creating(connection, plans):
             connection.execute(statement)
+
+    def _creating(self, connection: Any, plans: Sequence[TablePlan]) -> list[Any]:
+        backend = backend_of(connection, plans[0])
+        statements = [*backend.create_shared(connection, plans[0].transaction, self._all_plans())]
+        for plan in plans:
+            statements += backend.create(connection, plan)
+        return statements
+
+    def are_current(self, connection: Connection, plans: Sequence[TablePlan]) -> bool:
+        """The database has the triggers of ``plans``, as ``create()`` would make them."""
+        backend, r = backend_of(connection, plans[0]), Renderer.of(connection)
+        for plan in plans:
+            texts = [statement.build(r) for statement in self._creating(connection, [plan])]
+            found = backend.installed(connection, plan)
+            if not found or not all(any(one in text for text in texts) for one in found):
+                return False
+        return True
 
     def drop(self, connection: Any, plans: Sequence[TablePlan]) -> None:
         """Drop the triggers of ``plans``."""
