@@ -61,6 +61,8 @@ _OID: Any = _Named("oid")
 _LIMIT = 63
 _XIDS = 2**32
 _TX = literal_column("history__tx", TX.type)
+#: a transaction that was overtaken gets another id for all that it has written
+MOVES = True
 _NEW, _OLD = "history__new", "history__old"
 
 _set_config: Any = func.set_config
@@ -159,8 +161,6 @@ def _function(
             f"CREATE OR REPLACE FUNCTION {_function_name(r, table, name)}({arguments})\n"
             f"RETURNS {returns} LANGUAGE plpgsql SECURITY DEFINER\n"
             f"SET search_path = {schemas}\n"
-            # versions are looked up by their keys, however many they were when a plan was made
-            f"SET enable_seqscan = off\n"
             f"AS {quote}{text}{quote}"
         )
 
@@ -333,7 +333,7 @@ def _record(r: Renderer, plan: TablePlan) -> str:
     body = "".join(
         f"  {'IF' if event == 'INSERT' else 'ELSIF'} TG_OP = '{event}' THEN\n"
         f"    IF NOT ({news}) THEN RETURN NULL; END IF;\n"
-        + _beginning(r, plan, [r.sql(select(program.newest(rows))) for rows in sources])
+        + _beginning(r, plan, [r.sql(one) for rows in sources for one in program.newest(rows)])
         + "".join(_step(r, step) for step in steps)
         for event, (news, sources, steps) in parts.items()
     )
@@ -354,7 +354,7 @@ def _beginning(r: Renderer, plan: TablePlan, newest: Sequence[str]) -> str:
     known, begin, behind = (
         _function_name(r, plan.transaction, what) for what in ("known", "begin", "behind")
     )
-    highest = ", ".join(f"({query})" for query in newest)
+    highest = ", ".join(newest)
     return f"""    history__tx := {known}();
     history__is_known := history__tx IS NOT NULL;
     IF history__tx IS NULL THEN
@@ -418,6 +418,11 @@ def adopt(connection: Connection, transaction: Table, tx: int | None, *, keep: b
     )
 
 
+def finish(connection: Connection, transaction: Table) -> int | None:
+    """Nothing is left to do: settings end with the transaction, and triggers take rows back."""
+    return None
+
+
 def _setting(connection: Connection, what: str, transaction: Table) -> ColumnElement[str]:
     translate = connection.get_execution_options().get("schema_translate_map") or {}
     schema = translate.get(transaction.schema, transaction.schema)
@@ -434,3 +439,7 @@ def _search_path(connection: Any) -> Sequence[str]:
     if isinstance(connection, Connection):
         return connection.scalars(select(func.unnest(func.current_schemas(false())))).all()
     return [connection.dialect.default_schema_name or "public"]
+
+
+def forget(connection: Connection, transaction: Table) -> None:
+    """Settings end with the transaction."""
