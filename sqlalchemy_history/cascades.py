@@ -68,7 +68,7 @@ class Cascades:
         count = len(table.metadata.tables)
         known = self._found.get((table, what))
         if known is None or known[0] != count:
-            found = [r for r in _references(table, what) if self._reaches(r, what, {table})]
+            found = [r for r in references(table, what) if self._reaches(r, what, {table})]
             known = self._found[table, what] = count, found
         return known[1]
 
@@ -78,14 +78,15 @@ class Cascades:
             return True
         if getattr(reference, what) != "CASCADE" or child in seen:
             return False
-        return any(self._reaches(r, what, seen | {child}) for r in _references(child, what))
+        return any(self._reaches(r, what, seen | {child}) for r in references(child, what))
 
     def forget(self) -> None:
         """Tables have changed."""
         self._found.clear()
 
 
-def _references(table: Table, what: str) -> Iterable[Reference]:
+def references(table: Table, what: str) -> Iterable[Reference]:
+    """The foreign keys to ``table`` that do something ``what``: ``"on_delete"`` or ``"on_update"``."""
     for child in table.metadata.tables.values():
         for constraint in child.foreign_key_constraints:
             actions = {

@@ -79,6 +79,10 @@ class VersioningManager:
             "before_cursor_execute": self._before_cursor_execute,
             "after_execute": self._after_execute,
             "handle_error": self._handle_error,
+            "commit": self._before_commit,
+            "prepare_twophase": self._before_commit,
+            "rollback": self._before_rollback,
+            "rollback_twophase": self._before_rollback,
         }
         #: what was said about untracked writes
         self._said: set[tuple[TablePlan, str]] = set()
@@ -514,6 +518,26 @@ class VersioningManager:
         known = self._works.get(connection)
         work = known() if known is not None else self._watch.work_of(connection)
         return None if work is None or is_disabled(work.session) else work
+
+    def _before_commit(self, connection: Connection, *_: Any) -> None:
+        """The connection's transaction is about to be committed, or prepared to be."""
+        unit = self._told_unit(connection)
+        if unit is not None:
+            self.native.finish(unit)
+
+    def _before_rollback(self, connection: Connection, *_: Any) -> None:
+        unit = self._told_unit(connection)
+        if unit is not None:
+            self.native.rolled_back(unit)
+
+    def _told_unit(self, connection: Connection) -> ConnectionUnit | None:
+        """What the triggers were told about, whether or not versioning is disabled by now."""
+        if not self.native.plans:
+            return None
+        known = self._works.get(connection)
+        work = self._watch.work_of(connection) if known is None else known()
+        unit = None if work is None else work.connection_unit(connection)
+        return None if unit is None or unit.told is None else unit
 
     def _before_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, options: Any

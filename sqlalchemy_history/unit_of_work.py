@@ -213,6 +213,11 @@ class ConnectionUnit:
         """Remember that rows have a version of this transaction, which ones only the database knows."""
         self._top().recorded.setdefault(plan, _Recorded()).unknown = True
 
+    def forget_recorded(self) -> None:
+        """From now on versions get another id: those that there are belong to the past."""
+        for layer in self._layers:
+            layer.recorded.clear()
+
     @property
     def recorded_plans(self) -> list[TablePlan]:
         """Tables that this transaction has written versions in."""
@@ -221,7 +226,7 @@ class ConnectionUnit:
     @property
     def native_plans(self) -> list[TablePlan]:
         """Tables in which triggers may have written versions of this transaction."""
-        return [] if self.told is None else list(self.work.manager.native.plans)
+        return self.work.manager.native.tables_of(self)
 
     def operations(self, plan: TablePlan, keys: Iterable[Key]) -> dict[Key, int]:
         """What this transaction has recorded for those of ``keys`` that it has versioned."""

@@ -38,7 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in (
         "backends(*names): run the test on these backends only",
         "options(**options): add these to the options of the manager",
-        "orm_capture(reason): what it shows cannot be with triggers; left out by HISTORY_NATIVE=1",
+        "orm_capture(reason, backends=all): what it shows cannot be with triggers; left out by "
+        "HISTORY_NATIVE=1",
         "sqlite_file: on SQLite, use a file, so that several connections see the same database",
     ):
         config.addinivalue_line("markers", line)
@@ -57,8 +58,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             parameters.get("async_driver")
         )
         fits = marker is None or backend is None or backend in marker.args
-        if item.get_closest_marker("orm_capture") and os.environ.get("HISTORY_NATIVE") == "1":
-            fits = False
+        capture = item.get_closest_marker("orm_capture")
+        if capture is not None and os.environ.get("HISTORY_NATIVE") == "1":
+            # of all databases, or of those that it names
+            fits = fits and backend not in capture.kwargs.get("backends", (backend,))
         (kept if fits else ruled_out).append(item)
     if ruled_out:
         config.hook.pytest_deselected(items=ruled_out)

@@ -252,7 +252,8 @@ class MariaDB(Database):
         if not objects:
             return
         connection.exec_driver_sql("SET FOREIGN_KEY_CHECKS = 0")
-        for schema, name, kind in objects:
+        for schema, found, kind in objects:
+            name = found.replace("%", "%%")
             connection.exec_driver_sql(f"DROP {kind} IF EXISTS `{schema}`.`{name}`")
         connection.exec_driver_sql("SET FOREIGN_KEY_CHECKS = 1")
 

@@ -290,6 +290,7 @@ class TestStatements:
         assert history(linked, links) == [*CREATED, (2, DELETE, 1, 2), (2, INSERT, 1, 3)]
 
 
+@pytest.mark.orm_capture(reason="triggers record what no session does, too")
 def test_a_connection_of_nobody(models, open_session, engine) -> None:
     """A statement on a connection that is no watched session's is left alone, and never raises."""
     article, tag, links = models
@@ -304,6 +305,7 @@ def test_a_connection_of_nobody(models, open_session, engine) -> None:
     assert history(engine, links) == []
 
 
+@pytest.mark.orm_capture(reason="triggers record what no session does, too")
 def test_the_connection_after_the_session(linked, models, engine) -> None:
     """A connection that went back to the pool, or out of the session, is not watched any more."""
     _, _, links = models

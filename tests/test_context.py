@@ -281,6 +281,7 @@ def test_async_session_sees_the_context(
 
 
 @pytest.mark.options(require_context=("remote_addr",))
+@pytest.mark.orm_capture(reason="require_context is asked of sessions")
 def test_versioned_flush_without_required_context_is_refused(
     Article: Any, open_session: Any
 ) -> None:
@@ -299,6 +300,7 @@ def test_versioned_flush_without_required_context_is_refused(
 
 
 @pytest.mark.options(require_context=("remote_addr",))
+@pytest.mark.orm_capture(reason="require_context is asked of sessions")
 def test_unversioned_flush_needs_no_context(
     versioning: Any, Article: Any, Base: Any, open_session: Any
 ) -> None:
@@ -315,6 +317,7 @@ def test_unversioned_flush_needs_no_context(
 
 
 @pytest.mark.options(require_context=("remote_addr",))
+@pytest.mark.orm_capture(reason="require_context is asked of sessions")
 def test_required_value_may_be_set_on_the_transaction(
     Article: Any, versioning: Any, open_session: Any
 ) -> None:
@@ -328,6 +331,7 @@ def test_required_value_may_be_set_on_the_transaction(
 
 
 @pytest.mark.options(require_context=("remote_addr",))
+@pytest.mark.orm_capture(reason="require_context is asked of sessions")
 def test_bulk_statement_without_required_context_is_refused(
     Article: Any, open_session: Any
 ) -> None:
@@ -341,6 +345,7 @@ def test_bulk_statement_without_required_context_is_refused(
 
 
 @pytest.mark.options(require_context=("remote_adr",))
+@pytest.mark.orm_capture(reason="require_context is asked of sessions")
 def test_required_context_must_be_a_column(Article: Any, open_session: Any) -> None:
     """A misspelled name is an error that names the nearest column."""
     session = open_session()
@@ -352,6 +357,7 @@ def test_required_context_must_be_a_column(Article: Any, open_session: Any) -> N
 # -- versioning_disabled
 
 
+@pytest.mark.orm_capture(reason="triggers record also what is disabled for a session")
 def test_nothing_in_the_block_is_recorded(Article: Any, versioning: Any, open_session: Any) -> None:
     """Only what was changed before and after the block has versions, whenever it was flushed."""
     session = open_session()
@@ -384,6 +390,7 @@ def test_block_left_by_an_exception_records_again(Article: Any, open_session: An
     assert names(session) == [(0, "other"), (0, "mine")]
 
 
+@pytest.mark.orm_capture(reason="triggers record also what is disabled for a session")
 def test_versioning_disabled_for_an_async_session(
     versioning: Any, Base: Any, open_async_session: Any, run_async: Any
 ) -> None:
@@ -449,6 +456,7 @@ def operations(session: Any, obj: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("how", ["collection", "foreign key", "bulk", "delete", "many-to-many"])
+@pytest.mark.orm_capture(reason="track_relations is about what sessions do")
 def test_change_of_a_tracked_collection_makes_a_version_of_the_parent(
     blog: Any, open_session: Any, how: str
 ) -> None:
@@ -476,6 +484,7 @@ def test_change_of_a_tracked_collection_makes_a_version_of_the_parent(
     assert article.versions[1].transaction_id == article.versions[1].transaction.id
 
 
+@pytest.mark.orm_capture(reason="track_relations is about what sessions do")
 def test_element_that_moves_makes_a_version_of_both_parents(blog: Any, open_session: Any) -> None:
     """The old parent and the new one get a version; a change inside an element makes none."""
     session = open_session()
@@ -503,6 +512,7 @@ def test_tracked_version_is_none_too_many(blog: Any, open_session: Any) -> None:
     assert vacuum(session, blog.Article) == 0
 
 
+@pytest.mark.orm_capture(reason="track_relations is about what sessions do")
 def test_tracked_version_outlives_a_change_of_the_parent_that_comes_to_nothing(
     blog: Any, open_session: Any
 ) -> None:
@@ -519,6 +529,7 @@ def test_tracked_version_outlives_a_change_of_the_parent_that_comes_to_nothing(
     assert operations(session, article) == [0, 1]
 
 
+@pytest.mark.orm_capture(reason="track_relations is about what sessions do")
 def test_tracked_collection_that_is_as_before_makes_no_version(
     blog: Any, versioning: Any, open_session: Any
 ) -> None:
@@ -539,6 +550,7 @@ def test_tracked_collection_that_is_as_before_makes_no_version(
     ("names_", "message"),
     [(["comment"], "'comment'.*did you mean 'comments'"), (["author"], "'author'.*no collection")],
 )
+@pytest.mark.orm_capture(reason="track_relations is about what sessions do")
 def test_tracked_relation_must_be_a_collection(
     versioning: Any, Base: Any, names_: list[str], message: str
 ) -> None:
@@ -567,6 +579,7 @@ def test_tracked_relation_must_be_a_collection(
         sa.orm.configure_mappers()
 
 
+@pytest.mark.orm_capture(reason="track_relations is about what sessions do")
 def test_elements_of_a_tracked_collection_must_have_a_history(versioning: Any, Base: Any) -> None:
     """A collection of an unversioned class is refused with advice."""
 

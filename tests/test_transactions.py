@@ -256,6 +256,7 @@ def test_an_exception_of_another_listener(Article, open_session) -> None:
     assert history(session, Article, "name") == [(1, INSERT, "b")]
 
 
+@pytest.mark.orm_capture(reason="triggers are dropped with the version table")
 def test_a_history_that_cannot_be_written(Article, open_session, engine) -> None:
     """Never data without history: the user's transaction fails."""
     from sqlalchemy_history import version_table
@@ -293,6 +294,7 @@ def test_an_unversioned_flush_is_not_touched(
 
 
 @sqlite_only
+@pytest.mark.orm_capture(reason="triggers record what no session does, too")
 def test_a_session_of_another_class(versioning, Base, engine) -> None:
     """`make_versioned(session=)` watches that session only."""
     import sqlalchemy_history
@@ -463,6 +465,7 @@ def test_sessions_on_a_connection(Article, open_session, engine, mode) -> None:
 
 
 @pytest.mark.parametrize("engine_options", [{"isolation_level": "AUTOCOMMIT"}])
+@pytest.mark.orm_capture(reason="each statement that is committed by itself is a transaction")
 def test_autocommit(Article, open_session) -> None:
     """On an AUTOCOMMIT engine, versions are written as in a transaction."""
     session = open_session()
@@ -561,6 +564,9 @@ def test_objects_moved_between_sessions(Article, open_session) -> None:
     assert history(second, Article, "name") == [(1, INSERT, "a"), (2, UPDATE, "b")]
 
 
+@pytest.mark.orm_capture(
+    reason="a trigger of SQLite writes in one database file only", backends=("sqlite",)
+)
 def test_schema_translate_map(versioning, Base, engine, other_schema) -> None:
     """Tables of a schema that is translated have their versions, and transactions, there too."""
 
@@ -595,6 +601,9 @@ def test_schema_translate_map(versioning, Base, engine, other_schema) -> None:
     ]
 
 
+@pytest.mark.orm_capture(
+    reason="a trigger of SQLite writes in one database file only", backends=("sqlite",)
+)
 def test_tables_of_another_schema(versioning, Base, engine, other_schema) -> None:
     """A table with a schema has its version table in that schema."""
 

@@ -16,7 +16,7 @@ from sqlalchemy_history.plan import TablePlan, class_plan, configure_mappers_of,
 
 from .tables import Native
 
-__all__ = ["Native", "create_triggers", "drop_triggers"]
+__all__ = ["Native", "create_triggers", "drop_triggers", "triggers_are_current"]
 
 
 def create_triggers(connection: Connection, entity: type[Any] | Table) -> None:
@@ -47,6 +47,18 @@ def drop_triggers(connection: Connection, entity: type[Any] | Table) -> None:
     """
     plans = _plans(entity)
     plans[0].manager.native.drop(connection, plans)
+
+
+def triggers_are_current(connection: Connection, entity: type[Any] | Table) -> bool:
+    """Whether the database has the triggers of a class or table that its columns want.
+
+    ``False`` where there are none, and where ``create_triggers()`` would make other ones.
+
+    :raises ClassNotVersioned: if it has no history.
+    :raises ImproperlyConfigured: if there are no triggers for this kind of database.
+    """
+    plans = _plans(entity)
+    return plans[0].manager.native.are_current(connection, plans)
 
 
 def _plans(entity: type[Any] | Table) -> list[TablePlan]:

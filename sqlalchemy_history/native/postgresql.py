@@ -23,12 +23,16 @@ from sqlalchemy import (
     Text,
     bindparam,
     cast,
+    column,
     false,
     func,
     literal,
     literal_column,
     select,
     true,
+)
+from sqlalchemy import (
+    table as a_table,
 )
 from sqlalchemy.types import UserDefinedType
 
@@ -57,6 +61,8 @@ _OID: Any = _Named("oid")
 _LIMIT = 63
 _XIDS = 2**32
 _TX = literal_column("history__tx", TX.type)
+#: a transaction that was overtaken gets another id for all that it has written
+MOVES = True
 _NEW, _OLD = "history__new", "history__old"
 
 _set_config: Any = func.set_config
@@ -71,16 +77,11 @@ _EVENTS = {
 
 
 def create_shared(
-    transaction: Table, plans: Iterable[TablePlan], path: Sequence[str]
+    connection: Any, transaction: Table, plans: Iterable[TablePlan]
 ) -> Iterator[TriggerDDL]:
     """The functions about the transaction's row, which the triggers of ``plans`` share."""
-    plans = list(plans)
-    for name, arguments, returns, body in (
-        ("known", "", "bigint", _known),
-        ("begin", "", "bigint", _begin),
-        ("behind", "history__tx bigint, history__newest bigint", "bigint", _behind),
-        ("forget", "history__tx bigint", "void", _forget),
-    ):
+    plans, path = list(plans), _search_path(connection)
+    for name, (arguments, returns, body) in _SHARED.items():
         yield from _function(
             transaction,
             name,
@@ -93,18 +94,14 @@ def create_shared(
 
 def drop_shared(transaction: Table) -> Iterator[TriggerDDL]:
     """Drop what ``create_shared()`` made."""
-    for name, arguments in (
-        ("known", ""),
-        ("begin", ""),
-        ("behind", "bigint, bigint"),
-        ("forget", "bigint"),
-    ):
-        yield TriggerDDL(partial(_drop_function, transaction, name, f"({arguments})"))
+    for name, (arguments, _, _) in _SHARED.items():
+        yield TriggerDDL(partial(_drop_function, transaction, name, f"({_types(arguments)})"))
 
 
-def create(plan: TablePlan, path: Sequence[str]) -> Iterator[TriggerDDL]:
+def create(connection: Any, plan: TablePlan) -> Iterator[TriggerDDL]:
     """The triggers of one table, in place of those that it has."""
     yield from drop(plan)
+    path = _search_path(connection)
     yield from _function(plan.version, "record", "", "trigger", lambda r: _record(r, plan), path)
     for event in _EVENTS:
         yield TriggerDDL(partial(_trigger, plan, event))
@@ -113,6 +110,26 @@ def create(plan: TablePlan, path: Sequence[str]) -> Iterator[TriggerDDL]:
 def drop(plan: TablePlan) -> Iterator[TriggerDDL]:
     """Drop the triggers of one table; they go with their function."""
     yield TriggerDDL(partial(_drop_function, plan.version, "record", "() CASCADE"))
+
+
+def installed(connection: Connection, plan: TablePlan) -> list[str]:
+    """What the triggers of one table, and what they share, execute in this database.
+
+    Nothing if something is missing.
+    """
+    r = Renderer.of(connection)
+    names = [
+        _function_name(r, plan.version, "record"),
+        *(_function_name(r, plan.transaction, name) for name in _SHARED),
+    ]
+    proc = a_table("pg_proc", column("oid"), column("prosrc"), schema="pg_catalog")
+    trigger = a_table("pg_trigger", column("tgfoid"), schema="pg_catalog")
+    record = func.to_regproc(names[0])
+    bodies = select(proc.c.prosrc).where(proc.c.oid.in_([func.to_regproc(name) for name in names]))
+    there = select(func.count()).select_from(trigger).where(trigger.c.tgfoid == record)
+    found = list(connection.scalars(bodies))
+    complete = connection.scalar(there) == len(_EVENTS) and len(found) == len(names)
+    return found if complete else []
 
 
 def _drop_function(table: Table, name: str, arguments: str, r: Renderer) -> str:
@@ -135,8 +152,6 @@ def _function_name(r: Renderer, table: Table, name: str) -> str:
 def _function(
     table: Table, name: str, arguments: str, returns: str, body: Any, path: Sequence[str]
 ) -> Iterator[TriggerDDL]:
-    types = ", ".join(part.split()[1] for part in arguments.split(", ") if part)
-
     def build(r: Renderer) -> str:
         text = f"\n#variable_conflict use_variable\n{body(r)}\n"
         # nothing that is in the text can end it
@@ -146,15 +161,20 @@ def _function(
             f"CREATE OR REPLACE FUNCTION {_function_name(r, table, name)}({arguments})\n"
             f"RETURNS {returns} LANGUAGE plpgsql SECURITY DEFINER\n"
             f"SET search_path = {schemas}\n"
-            # versions are looked up by their keys, however many they were when a plan was made
-            f"SET enable_seqscan = off\n"
             f"AS {quote}{text}{quote}"
         )
 
     yield TriggerDDL(build)
     yield TriggerDDL(
-        lambda r: f"REVOKE ALL ON FUNCTION {_function_name(r, table, name)}({types}) FROM PUBLIC"
+        lambda r: (
+            f"REVOKE ALL ON FUNCTION {_function_name(r, table, name)}({_types(arguments)}) "
+            f"FROM PUBLIC"
+        )
     )
+
+
+def _types(arguments: str) -> str:
+    return ", ".join(part.split()[1] for part in arguments.split(", ") if part)
 
 
 def setting(r: Renderer, what: str, transaction: Table) -> str:
@@ -279,6 +299,15 @@ def _forget(r: Renderer, transaction: Table, plans: Sequence[TablePlan]) -> str:
 END"""
 
 
+#: what the triggers of all tables share: name -> (arguments, result, body)
+_SHARED = {
+    "known": ("", "bigint", _known),
+    "begin": ("", "bigint", _begin),
+    "behind": ("history__tx bigint, history__newest bigint", "bigint", _behind),
+    "forget": ("history__tx bigint", "void", _forget),
+}
+
+
 # -- the rows
 
 
@@ -304,7 +333,7 @@ def _record(r: Renderer, plan: TablePlan) -> str:
     body = "".join(
         f"  {'IF' if event == 'INSERT' else 'ELSIF'} TG_OP = '{event}' THEN\n"
         f"    IF NOT ({news}) THEN RETURN NULL; END IF;\n"
-        + _beginning(r, plan, [r.sql(select(program.newest(rows))) for rows in sources])
+        + _beginning(r, plan, [r.sql(one) for rows in sources for one in program.newest(rows)])
         + "".join(_step(r, step) for step in steps)
         for event, (news, sources, steps) in parts.items()
     )
@@ -325,7 +354,7 @@ def _beginning(r: Renderer, plan: TablePlan, newest: Sequence[str]) -> str:
     known, begin, behind = (
         _function_name(r, plan.transaction, what) for what in ("known", "begin", "behind")
     )
-    highest = ", ".join(f"({query})" for query in newest)
+    highest = ", ".join(newest)
     return f"""    history__tx := {known}();
     history__is_known := history__tx IS NOT NULL;
     IF history__tx IS NULL THEN
@@ -389,6 +418,11 @@ def adopt(connection: Connection, transaction: Table, tx: int | None, *, keep: b
     )
 
 
+def finish(connection: Connection, transaction: Table) -> int | None:
+    """Nothing is left to do: settings end with the transaction, and triggers take rows back."""
+    return None
+
+
 def _setting(connection: Connection, what: str, transaction: Table) -> ColumnElement[str]:
     translate = connection.get_execution_options().get("schema_translate_map") or {}
     schema = translate.get(transaction.schema, transaction.schema)
@@ -400,8 +434,12 @@ def _setting(connection: Connection, what: str, transaction: Table) -> ColumnEle
     return func.concat(f"history.{what}_", cast(cast(literal(name), _REGCLASS), _OID))
 
 
-def search_path(connection: Any) -> Sequence[str]:
+def _search_path(connection: Any) -> Sequence[str]:
     """The schemas in which names that have none are looked up."""
     if isinstance(connection, Connection):
         return connection.scalars(select(func.unnest(func.current_schemas(false())))).all()
     return [connection.dialect.default_schema_name or "public"]
+
+
+def forget(connection: Connection, transaction: Table) -> None:
+    """Settings end with the transaction."""

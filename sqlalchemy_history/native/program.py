@@ -12,7 +12,8 @@ take back what is as it was before the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +22,7 @@ from sqlalchemy import (
     ColumnElement,
     Dialect,
     FromClause,
+    Table,
     and_,
     case,
     column,
@@ -56,10 +58,14 @@ class Step(NamedTuple):
 
     :ivar kind: ``AMEND``, ``TAKE_BACK`` and ``REOPEN`` find something only where this transaction
         has written versions before; what ``TAKE_BACK`` removes may have been its last version.
+    :ivar plan: of the table whose versions it writes.
+    :ivar fresh: does the same as an ``OPEN`` for rows that have no versions, and reads none.
     """
 
     kind: str
+    plan: TablePlan
     statement: Any
+    fresh: Any = None
 
 
 class TransitionRows:
@@ -86,22 +92,52 @@ class TransitionRows:
 
 
 class TriggerRow:
-    """The row that a trigger was called for: ``NEW`` or ``OLD``."""
+    """A row that a trigger has by a name: ``NEW``, ``OLD``, or what a loop is at.
+
+    :param table: the live table.
+    :param keys: what of it tells rows apart, as far as somebody asks.
+    :param changes: what some of its columns hold instead.
+    """
 
     #: what to select it from
     source = None
 
-    def __init__(self, name: str, plan: TablePlan, dialect: Dialect) -> None:
-        self._name, self._quote = name, dialect.identifier_preparer.quote
-        self._keys = [self.value(c) for c, _ in plan.keys]
+    def __init__(
+        self,
+        name: str,
+        table: Table,
+        dialect: Dialect,
+        keys: Sequence[tuple[Column[Any], Column[Any]]] = (),
+        changes: Mapping[str, ColumnElement[Any]] | None = None,
+    ) -> None:
+        preparer = copy.copy(dialect.identifier_preparer)
+        # literal_column() sees to percent signs
+        preparer._double_percents, preparer._strings = False, {}
+        #: its columns by the keys of those of the live table
+        self.c: dict[str, ColumnElement[Any]] = {
+            c.key: literal_column(f"{name}.{preparer.quote(c.name)}", c.type) for c in table.c
+        }
+        self.c |= changes or {}
+        self._table = table
+        self._keys = [self.c[c.key] for c, _ in keys]
 
     def value(self, column: Column[Any]) -> ColumnElement[Any]:
         """What the row holds in ``column`` of the live table."""
-        return literal_column(f"{self._name}.{self._quote(column.name)}", column.type)
+        return self.c[column.key]
 
     def holds(self, columns: Sequence[ColumnElement[Any]]) -> ColumnElement[bool]:
         """``columns`` are the key of the row."""
         return and_(*(c == key for c, key in zip(columns, self._keys, strict=True)))
+
+    def read(self, statement: Any) -> Any:
+        """``statement`` with the row in place of the live table."""
+        row = select(*(value.label(key) for key, value in self.c.items())).subquery("history__row")
+
+        def replace(element: Any, **_: Any) -> Any:
+            mine = isinstance(element, Column) and element.table is self._table
+            return row.c[element.key] if mine else None
+
+        return visitors.replacement_traverse(statement, {}, replace)
 
 
 Rows = TransitionRows | TriggerRow
@@ -118,6 +154,16 @@ class Program:
 
     def is_news(self, new: Rows) -> ColumnElement[bool]:
         """One of the rows ``new`` differs from its open version."""
+        if isinstance(new, TriggerRow):
+            # the other tables of a joined hierarchy have triggers of their own
+            row: Any = new
+            plan, v = self.plan, self.plan.version.alias("v")
+            return ~exists().where(
+                new.holds(plan.keys_of(v)),
+                plan.strategy.is_open(plan, v),
+                plan.op_of(v) != number(Operation.DELETE),
+                self.writer.same_values(plan, row, v),
+            )
         root = self.plan.hierarchy[0]
         live = root.parent
         return exists().where(new.holds(root.keys_of(live)), self.writer.changed(root))
@@ -126,27 +172,52 @@ class Program:
         """The rows ``new`` were written; ``old`` are those that an UPDATE found."""
         writer = self.writer
         for plan in self.plan.hierarchy:
-            yield Step(AMEND, writer.refresh_statement(plan, partial(_are_of, new, plan)))
+            yield Step(AMEND, plan, writer.refresh_statement(plan, partial(_are_of, new, plan)))
         for plan in self.plan.hierarchy:
             v, live = plan.version, plan.parent
             if plan.strategy.has_end:
                 are_touched = partial(_are_of, new, plan)
-                yield Step(CLOSE, writer.close_statement(plan, True, are_touched))
+                # of a row it was asked before whether it has changed
+                unsure = plan is not self.plan or not isinstance(new, TriggerRow)
+                closing: Any = writer.close_statement(plan, unsure, are_touched)
+                yield Step(CLOSE, plan, closing.where(plan.tx_of(v) != TX))
             known = self._was_live(plan)
             if old is not None:
                 known = or_(old.holds(plan.keys_of(live)), known)
             operation = case((known, number(Operation.UPDATE)), else_=number(Operation.INSERT))
-            copy = select(*(c for c, _ in plan.columns), TX, operation).where(
+            values = [c for c, _ in plan.columns]
+            copy = select(*values, TX, operation).where(
                 new.holds(plan.keys_of(live)), writer.nothing_open(plan)
             )
+            first = number(Operation.INSERT)
+            if old is not None:
+                first = case((old.holds(plan.keys_of(live)), number(Operation.UPDATE)), else_=first)
+            fresh = select(*values, TX, first).where(new.holds(plan.keys_of(live)))
             if self.plan.hierarchy[1:]:
                 # the others of the hierarchy may be the reason why the row counts as changed
                 own = v.alias("own")
                 copy = copy.where(~exists().where(plan.same_key(own, live), plan.tx_of(own) == TX))
             if plan.association and not live.primary_key.columns:
                 copy = copy.distinct()
-            yield Step(OPEN, insert(v).from_select(version_columns(plan), copy))
+            names = version_columns(plan)
+            yield Step(
+                OPEN,
+                plan,
+                insert(v).from_select(names, copy),
+                fresh=insert(v).from_select(names, fresh),
+            )
         yield from self._settling(new)
+
+    def is_wrong_update(self, new: TriggerRow) -> ColumnElement[bool]:
+        """The one version of a row that was inserted now says that it was updated."""
+        plan, v = self.plan, self.plan.version
+        before = v.alias("before")
+        return and_(
+            new.holds(plan.keys_of(v)),
+            plan.op_of(v) == number(Operation.UPDATE),
+            plan.strategy.is_open(plan, v),
+            ~exists().where(plan.same_key(before, v), plan.tx_of(before) < plan.tx_of(v)),
+        )
 
     def _was_live(self, plan: TablePlan) -> ColumnElement[bool]:
         """The row that is now there was there before, as the version that was just ended says."""
@@ -176,7 +247,7 @@ class Program:
             if plan is not root:
                 same = same_object(root, own, plan, v)
                 settled = [*settled[:2], exists().where(same, *settled[2:])]
-            yield Step(TAKE_BACK, delete(v).where(*settled))
+            yield Step(TAKE_BACK, plan, delete(v).where(*settled))
         for plan in self.plan.hierarchy:
             yield from self._reopening(plan, new)
 
@@ -185,6 +256,7 @@ class Program:
             v, own = plan.version, plan.version.alias("own")
             yield Step(
                 REOPEN,
+                plan,
                 update(v)
                 .where(
                     rows.holds(plan.keys_of(v)),
@@ -213,18 +285,23 @@ class Program:
     def leaving(self, old: Rows, *, all_of_them: bool = False) -> Iterator[Step]:
         """Those of the rows ``old`` that are gone were deleted, or their keys were changed.
 
-        :param all_of_them: they are about to be deleted, so none is to be looked for.
+        :param all_of_them: they are about to be deleted, so none is to be looked for. A trigger that
+            is called for a row with a primary key knows as much.
         """
         plan = self.plan
+        if isinstance(old, TriggerRow) and plan.parent.primary_key.columns:
+            all_of_them = True
         v, is_own = plan.version, plan.tx_of(plan.version) == TX
         keys = plan.keys_of(v)
         of_version = [old.holds(keys), true() if all_of_them else self._is_gone(keys)]
         deleted = number(Operation.DELETE)
         updated = plan.op_of(v) == number(Operation.UPDATE)
-        yield Step(AMEND, update(v).where(*of_version, is_own, updated).values({plan.op: deleted}))
+        yield Step(
+            AMEND, plan, update(v).where(*of_version, is_own, updated).values({plan.op: deleted})
+        )
         if plan.end is not None:
             closing = [plan.strategy.is_open(plan, v), ~is_own, plan.op_of(v) != deleted]
-            yield Step(CLOSE, update(v).where(*of_version, *closing).values({plan.end: TX}))
+            yield Step(CLOSE, plan, update(v).where(*of_version, *closing).values({plan.end: TX}))
         old_keys = [old.value(c) for c, _ in plan.keys]
         last = plan.version.alias("last")
         recorded = exists().where(
@@ -237,24 +314,22 @@ class Program:
             copy = copy.where(self._is_gone(old_keys))
         if plan.association and not plan.parent.primary_key.columns:
             copy = copy.distinct()
-        yield Step(OPEN, insert(v).from_select(version_columns(plan), copy))
+        yield Step(OPEN, plan, insert(v).from_select(version_columns(plan), copy))
         inserted = plan.op_of(v) == number(Operation.INSERT)
-        yield Step(TAKE_BACK, delete(v).where(*of_version, is_own, inserted))
+        yield Step(TAKE_BACK, plan, delete(v).where(*of_version, is_own, inserted))
         yield from self._reopening(plan, old)
 
     # -- order
 
-    def newest(self, rows: Rows) -> ColumnElement[int]:
-        """The highest id that an open version of one of the rows has."""
-        found = [
-            select(func.max(plan.tx_of(plan.version)))
-            .where(
-                rows.holds(plan.keys_of(plan.version)), plan.strategy.is_open(plan, plan.version)
+    def newest(self, rows: Rows) -> Iterator[ColumnElement[int]]:
+        """The highest id that an open version of one of the rows has, for each of the tables."""
+        for plan in self.plan.hierarchy:
+            v = plan.version
+            yield (
+                select(func.max(plan.tx_of(v)))
+                .where(rows.holds(plan.keys_of(v)), plan.strategy.is_open(plan, v))
+                .scalar_subquery()
             )
-            .scalar_subquery()
-            for plan in self.plan.hierarchy
-        ]
-        return func.greatest(*found) if len(found) > 1 else found[0]
 
 
 def _are_of(rows: Rows, plan: TablePlan, from_: FromClause) -> ColumnElement[bool]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Dialect, Table
+from sqlalchemy import Column, Connection, Dialect, Sequence, Table
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement
 
@@ -37,6 +38,38 @@ class Renderer:
         self._preparer = preparer
         self._translate = schema_translate_map
 
+    @classmethod
+    def of(cls, connection: Connection) -> Renderer:
+        """One that gives what the connection's database stores, not what a driver is given."""
+        translate = connection.get_execution_options().get("schema_translate_map") or {}
+        r = cls(connection.dialect, connection.dialect.identifier_preparer, translate)
+        plain = r._with_schemas(lambda schema: translate.get(schema, schema))
+        plain._preparer._double_percents = False
+        return plain
+
+    def without_schemas(self) -> Renderer:
+        """One that leaves the schemas of tables out."""
+        return self._with_schemas(lambda schema: None)
+
+    def qualified(self) -> Renderer:
+        """One that also says the connection's own schema."""
+        translate, own = self._translate or {}, self.dialect.default_schema_name
+        return self._with_schemas(lambda schema: translate.get(schema, schema) or own)
+
+    def _with_schemas(self, schema_of: Callable[[str | None], str | None]) -> Renderer:
+        dialect = copy.copy(self.dialect)
+        preparer = dialect.identifier_preparer = copy.copy(dialect.identifier_preparer)
+        preparer._strings = {}
+        schema_for: Any = lambda one: (  # noqa: E731
+            schema_of(one.schema) if isinstance(one, (Table, Sequence)) else None
+        )
+        preparer.schema_for_object = schema_for
+        return Renderer(dialect, preparer, None)
+
+    def schema(self, table: Table) -> str | None:
+        """The schema that ``table`` is in, None of the connection's own."""
+        return (self._translate or {}).get(table.schema, table.schema)
+
     def table(self, table: Table) -> str:
         """The table's name, with its schema."""
         return self._preparer.format_table(table)  # type: ignore[no-any-return]
@@ -66,6 +99,13 @@ class Renderer:
             compile_kwargs={"literal_binds": True},
         )
         return str(compiled)
+
+
+def given_columns(transaction: Table) -> tuple[list[Column[Any]], list[Column[Any]]]:
+    """Columns of a new transaction row: those to be said, and those that have a server default."""
+    columns = [c for c in transaction.c if c is not transaction.c.id]
+    given = [c for c in columns if c.server_default is not None]
+    return [c for c in columns if c not in set(given)], given
 
 
 def short_name(name: str, limit: int) -> str:

@@ -14,12 +14,18 @@ from sqlalchemy_history.plan import CHAINS_KEY, TablePlan, table_plan
 from sqlalchemy_history.unit_of_work import ConnectionUnit
 from sqlalchemy_history.write import transaction_values
 
-from . import postgresql
+from . import mysql, postgresql, sqlite
+from .render import Renderer, TriggerDDL
 
 if TYPE_CHECKING:
     from sqlalchemy_history.manager import VersioningManager
 
-_BACKENDS: Final[dict[str, ModuleType]] = {"postgresql": postgresql}
+_BACKENDS: Final[dict[str, ModuleType]] = {
+    "postgresql": postgresql,
+    "sqlite": sqlite,
+    "mysql": mysql,
+    "mariadb": mysql,
+}
 
 
 class Native:
@@ -81,14 +87,30 @@ class Native:
 
     def create(self, connection: Any, plans: Sequence[TablePlan]) -> None:
         """Create the triggers of ``plans``, in place of those that there are."""
-        backend = backend_of(connection, plans[0])
-        path = backend.search_path(connection)
-        shared = plans[0].transaction
-        statements = [*backend.create_shared(shared, self._manager.models.table_plans, path)]
-        for plan in plans:
-            statements += backend.create(plan, path)
-        for statement in statements:
+        for statement in self._creating(connection, plans):
             connection.execute(statement)
+
+    def _creating(self, connection: Any, plans: Sequence[TablePlan]) -> list[Any]:
+        backend = backend_of(connection, plans[0])
+        statements = [
+            *backend.create_shared(
+                connection, plans[0].transaction, self._manager.models.table_plans
+            )
+        ]
+        for plan in plans:
+            statements += backend.create(connection, plan)
+        return statements
+
+    def are_current(self, connection: Connection, plans: Sequence[TablePlan]) -> bool:
+        """The database has the triggers of ``plans``, as ``create()`` would make them."""
+        backend, r = backend_of(connection, plans[0]), Renderer.of(connection)
+        for plan in plans:
+            statements = self._creating(connection, [plan])
+            texts = [one.build(r) for one in statements if isinstance(one, TriggerDDL)]
+            found = backend.installed(connection, plan)
+            if not found or not all(any(one in text for text in texts) for one in found):
+                return False
+        return True
 
     def drop(self, connection: Any, plans: Sequence[TablePlan]) -> None:
         """Drop the triggers of ``plans``."""
@@ -115,14 +137,38 @@ class Native:
         """Take over the transaction row that a trigger has made, moved or taken back."""
         if self.plans and unit.told is not None:
             table = self._manager.transaction_cls.__table__
-            tx = backend_of(unit.connection, None).known(unit.connection, table)
-            before = unit.tx
+            backend = backend_of(unit.connection, None)
+            tx, before = backend.known(unit.connection, table), unit.tx
             if tx != before:
+                if not backend.MOVES:
+                    unit.forget_recorded()
                 unit.set_tx(tx)
-                if before is not None:
+                if before is not None and (backend.MOVES or tx is None):
                     self._manager.transaction_moved(unit, before, tx)
-                if before is not None and tx is not None:
-                    unit.work.transaction_moved(before, tx)
+                    if tx is not None:
+                        unit.work.transaction_moved(before, tx)
+
+    def finish(self, unit: ConnectionUnit) -> None:
+        """The unit's transaction is about to be committed."""
+        table = self._manager.transaction_cls.__table__
+        tx = backend_of(unit.connection, None).finish(unit.connection, table)
+        if tx is not None:
+            unit.set_tx(tx)
+            self._manager.writer(unit.connection).forget_empty_transaction(unit)
+        unit.told = None
+
+    def rolled_back(self, unit: ConnectionUnit) -> None:
+        """The unit's transaction is about to be rolled back."""
+        backend_of(unit.connection, None).forget(
+            unit.connection, self._manager.transaction_cls.__table__
+        )
+        unit.told = None
+
+    def tables_of(self, unit: ConnectionUnit) -> list[TablePlan]:
+        """Tables of the unit's database in which triggers may have written versions."""
+        if unit.told is None:
+            return []
+        return [plan for plan in self.plans if _exists(unit.connection, plan.version)]
 
     def say_transaction(self, unit: ConnectionUnit, before: int | None) -> None:
         """Let the triggers use the transaction row that the unit has."""
