@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase
 from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
 import support
@@ -55,6 +57,12 @@ class Library(Protocol):
 
     def count_versions(self, obj: Any) -> int:
         """How many versions an object has."""
+
+    def time_machine(self, engine: Engine, at: int) -> AbstractContextManager[Session]:
+        """A session in which the live classes show what was after a transaction id."""
+
+    def undo(self, session: Session, transaction: Any, overwrite: bool) -> bool:
+        """Undo all that a transaction did; whether it was done, and not refused."""
 
 
 @dataclass(kw_only=True)

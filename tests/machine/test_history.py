@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 import sqlalchemy_history
 import support
+from sqlalchemy_history import RevertConflict
 
 from .bench import Bench, open_engines, open_models, profile_name, prove, settings_of
 from .bulk import BulkMachine
@@ -37,6 +39,16 @@ class OurLibrary:
 
     def count_versions(self, obj: Any) -> int:
         return sqlalchemy_history.count_versions(obj)
+
+    def time_machine(self, engine: sa.Engine, at: int) -> Any:
+        return sqlalchemy_history.time_machine(engine, at)
+
+    def undo(self, session: Session, transaction: Any, overwrite: bool) -> bool:
+        try:
+            sqlalchemy_history.revert_transaction(session, transaction, overwrite=overwrite)
+        except RevertConflict:
+            return False
+        return True
 
     @contextlib.contextmanager
     def versioning(self) -> Iterator[None]:

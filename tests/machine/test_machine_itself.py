@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 import support
 
@@ -32,6 +34,12 @@ class NoLibrary:
         raise NotImplementedError
 
     def count_versions(self, obj: Any) -> int:
+        raise NotImplementedError
+
+    def time_machine(self, engine: sa.Engine, at: int) -> Any:
+        raise NotImplementedError
+
+    def undo(self, session: Session, transaction: Any, overwrite: bool) -> bool:
         raise NotImplementedError
 
 
