@@ -474,6 +474,11 @@ class VersioningManager:
         self._listen_to_engine(engine)
         self._watch.add(engine)
 
+    @property
+    def unrecorded(self) -> dict[str, Any]:
+        """Execution options of a statement that is not to be recorded."""
+        return {self._option: None}
+
     def _work_of(self, connection: Connection, options: Any) -> UnitOfWork | None:
         work: UnitOfWork | None = options.get(self._option)
         work = work or self._watch.work_of(connection)

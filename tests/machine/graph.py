@@ -80,6 +80,18 @@ class Schema:
             for name, value in state[part].get(key, {}).items()
         }
 
+    def uses(self, now: State, outcome: Outcome, table: str, key: Key, relation: Relation) -> bool:
+        """Whether rows that the outcome leaves alone refer to an object."""
+        for (other,) in relation.keys(now[table][key], now):
+            link = {relation.own: key[0], relation.other: other}
+            target = relation.target, (other,)
+            done = (relation.table, link) in outcome.unlinked
+            if relation.how == "many":
+                done = target in outcome.deleted or target in outcome.rows
+            if relation.how != "one" and not done:
+                return True
+        return False
+
 
 @dataclass
 class Outcome:
@@ -173,6 +185,11 @@ def undo(schema: Schema, before: State, after: State, now: State) -> Outcome:
             if made == (pair in pairs[2]):
                 link = dict(zip((relation.own, relation.other), pair, strict=True))
                 (outcome.unlinked if made else outcome.linked).append((table, link))
+    outcome.conflict |= any(
+        schema.uses(now, outcome, table, key, relation)
+        for table, key in outcome.deleted
+        for relation in schema.relations.get(table, {}).values()
+    )
     return outcome
 
 

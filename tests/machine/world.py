@@ -175,12 +175,11 @@ class World:
             connection.execute(sa.delete(table).where(*where))
         for name, link in outcome.linked:
             connection.execute(sa.insert(live[name]).values(**link))
+        self.session.expire_all()
         for name, key in outcome.deleted:
             classes: list[Any] = [*self.models.classes.values()]
             cls = min((c for c in classes if c.__tablename__ == name), key=lambda c: len(c.mro()))
-            if obj := self.session.get(cls, key):  # unless it went with another one
-                self.session.delete(obj)
-                self.session.flush()
+            self.session.delete(self.session.get_one(cls, key))
 
     def make(self, kind: Kind, key: Key | None, values: Mapping[str, Any]) -> Any:
         """A new object, with a given key or with none."""
