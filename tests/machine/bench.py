@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .machine import HistoryMachine
 
 __all__ = [
+    "SEARCH",
     "Bench",
     "Library",
     "open_engines",
@@ -188,8 +189,8 @@ class Profile:
 
 #: ``ci`` shows what it found as it is, ``shrink`` is the same and takes minutes to make it short
 PROFILES = {
-    "ci": Profile(local=60, remote=12, steps=40),
-    "shrink": Profile(local=60, remote=12, steps=40, shrink=True),
+    "ci": Profile(local=20, remote=6, steps=40),
+    "shrink": Profile(local=20, remote=6, steps=40, shrink=True),
     "nightly": Profile(local=2000, remote=200, steps=60, reproducible=False, shrink=True),
 }
 
@@ -202,10 +203,14 @@ def profile_name() -> str:
     return name
 
 
-def settings_of(backend: str) -> hypothesis.settings:
+#: how many examples to look for a fault in that must be found
+SEARCH = 60
+
+
+def settings_of(backend: str, examples: int | None = None) -> hypothesis.settings:
     """The settings for a kind of database; ``HISTORY_HYPOTHESIS_EXAMPLES`` overrides the number."""
     profile = PROFILES[profile_name()]
-    examples = profile.local if backend == "sqlite" else profile.remote
+    examples = examples or (profile.local if backend == "sqlite" else profile.remote)
     return hypothesis.settings(
         max_examples=int(os.environ.get("HISTORY_HYPOTHESIS_EXAMPLES", examples)),
         stateful_step_count=profile.steps,

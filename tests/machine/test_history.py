@@ -15,7 +15,7 @@ import sqlalchemy_history
 import support
 from sqlalchemy_history import RevertConflict
 
-from .bench import Bench, open_engines, open_models, profile_name, prove, settings_of
+from .bench import SEARCH, Bench, open_engines, open_models, profile_name, prove, settings_of
 from .bulk import BulkMachine
 from .machine import HistoryMachine
 from .schema import Models, build_models
@@ -153,6 +153,25 @@ def _relation_is(name: str, value: Any) -> Callable[[pytest.MonkeyPatch, Bench],
     return spoil
 
 
+def _the_past_is_the_present(patch: pytest.MonkeyPatch, bench: Bench) -> None:
+    patch.setattr(bench.library, "time_machine", lambda engine, at: Session(engine))
+
+
+def _undo_does_nothing(patch: pytest.MonkeyPatch, bench: Bench) -> None:
+    patch.setattr(bench.library, "undo", lambda *arguments: True)
+
+
+def _undo_sees_no_conflict(patch: pytest.MonkeyPatch, bench: Bench) -> None:
+    undo = bench.library.undo
+    patch.setattr(bench.library, "undo", lambda session, tx, overwrite: undo(session, tx, True))
+
+
+def _reverts_alone(patch: pytest.MonkeyPatch, bench: Bench) -> None:
+    version = sqlalchemy_history.version_class(bench.versioned["Article"]).__mro__[1]
+    revert = version.revert
+    patch.setattr(version, "revert", lambda self, relations: revert(self))
+
+
 WRONG_ANSWERS: dict[str, Callable[[pytest.MonkeyPatch, Bench], None]] = {
     "as_of forgets updates": _as_of_forgets_updates,
     "as_of is too late": _as_of_is_too_late,
@@ -167,6 +186,10 @@ WRONG_ANSWERS: dict[str, Callable[[pytest.MonkeyPatch, Bench], None]] = {
     "no targets": _relation_is("targets", []),
     "no comments": _relation_is("comments", []),
     "no category": _relation_is("category", None),
+    "the past is the present": _the_past_is_the_present,
+    "undo does nothing": _undo_does_nothing,
+    "undo sees no conflict": _undo_sees_no_conflict,
+    "reverts without relations": _reverts_alone,
 }
 
 
@@ -178,7 +201,7 @@ def test_wrong_answers_are_noticed(
     with versioned("sqlite", "validity", databases, tmp_path) as bench:
         WRONG_ANSWERS[fault](monkeypatch, bench)
         with pytest.raises(AssertionError):
-            prove(HistoryMachine, bench, settings_of("sqlite"))
+            prove(HistoryMachine, bench, settings_of("sqlite", SEARCH))
         monkeypatch.undo()
 
 
