@@ -28,7 +28,7 @@ from .exc import (
 from .hooks import PluginCollection, Written
 from .models import Models, all_mappers, wants_versions
 from .native import Native
-from .plan import CHAINS_KEY, ClassPlan, Key, TablePlan, class_plan, configure_mappers_of
+from .plan import CHAINS_KEY, UNSEEN, ClassPlan, Key, TablePlan, class_plan, configure_mappers_of
 from .query import show_moment
 from .tracking import Tracked, find_tracked, write_parents
 from .transaction import TransactionFactory, collect_values
@@ -88,8 +88,10 @@ class VersioningManager:
         self._tracked: list[Tracked] = []
         #: the Transaction class for which the plugins have made their classes
         self._plugins_built: type[Any] | None = None
-        #: the execution option that leads from a connection to the unit of work of its session
-        self._option = f"sqlalchemy_history_{id(self)}"
+        #: from a connection to the unit of work of its session, which the session keeps
+        self._works: weakref.WeakKeyDictionary[Connection, weakref.ref[UnitOfWork]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     # -- options
 
@@ -377,8 +379,8 @@ class VersioningManager:
         self, session: Session, transaction: SessionTransaction, connection: Connection
     ) -> None:
         work = self.unit_of_work(session)
-        if connection not in work.connections and self._metadata:
-            connection.execution_options(**{self._option: work})
+        if self._metadata:
+            self._works[connection] = weakref.ref(work)
             self._listen_to_engine(connection.engine)
         work.connection_unit(connection)
 
@@ -480,17 +482,19 @@ class VersioningManager:
         return {self._option: None}
 
     def _work_of(self, connection: Connection, options: Any) -> UnitOfWork | None:
-        work: UnitOfWork | None = options.get(self._option)
-        work = work or self._watch.work_of(connection)
+        if UNSEEN in options:
+            return None
+        known = self._works.get(connection)
+        work = known() if known is not None else self._watch.work_of(connection)
         return None if work is None or is_disabled(work.session) else work
 
     def _before_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, options: Any
     ) -> tuple[Any, Any, Any]:
-        statement, multiparams, params = stamp.extend(
-            connection, statement, multiparams, params, options
-        )
         if getattr(statement, "is_dml", False):
+            statement, multiparams, params = stamp.extend(
+                connection, statement, multiparams, params, options
+            )
             work = self._work_of(connection, options)
             if work is not None:
                 rows = multiparams or ([params] if params else [])
@@ -586,8 +590,7 @@ class VersioningManager:
             work = session.info.pop(self, None)
             if work is not None:
                 for connection in work.connections:
-                    if not connection.closed:
-                        connection.execution_options(**{self._option: None})
+                    self._works.pop(connection, None)
 
 
 def _added_by_configuring(metadata: MetaData, event_arguments: dict[str, Any]) -> list[Table]:

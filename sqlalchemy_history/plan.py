@@ -170,6 +170,9 @@ PLUGIN_KEY: Final = "sqlalchemy_history.plugin"
 #: the parameter of version relationships that holds the moment an ``as_of()`` asks for
 MOMENT: Final = "as_of_moment"
 
+#: the execution option of statements of which no version is made
+UNSEEN: Final = "sqlalchemy_history_unseen"
+
 #: where ``session.info`` keeps the chains of versions that were loaded; writing one forgets them
 CHAINS_KEY: Final = "sqlalchemy_history.chains"
 

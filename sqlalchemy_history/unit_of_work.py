@@ -296,7 +296,7 @@ class Saved:
 class UnitOfWork:
     """One session's transaction, as far as one manager's versioning goes."""
 
-    __slots__ = ("connections", "flush_context", "manager", "session")
+    __slots__ = ("__weakref__", "connections", "flush_context", "manager", "session")
 
     def __init__(self, manager: VersioningManager, session: Session) -> None:
         self.manager = manager

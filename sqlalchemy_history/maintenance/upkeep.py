@@ -25,7 +25,15 @@ from sqlalchemy.orm import Mapper, Session
 
 from sqlalchemy_history.inspection import version_class
 from sqlalchemy_history.keys import KeyFormat
-from sqlalchemy_history.plan import CHAINS_KEY, ClassPlan, Key, TablePlan, class_plan, table_plan
+from sqlalchemy_history.plan import (
+    CHAINS_KEY,
+    UNSEEN,
+    ClassPlan,
+    Key,
+    TablePlan,
+    class_plan,
+    table_plan,
+)
 from sqlalchemy_history.query import plan_of
 from sqlalchemy_history.unit_of_work import Changes, ConnectionUnit
 from sqlalchemy_history.version import VersionBase
@@ -91,7 +99,7 @@ class Upkeep:
 
     def execute(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> int:
         """Run a statement of which no version is made; the number of rows it matched."""
-        unseen = {self.plan.manager._option: None}
+        unseen = {UNSEEN: True}
         result = self.connection.execute(statement, parameters or {}, execution_options=unseen)
         return result.rowcount
 
