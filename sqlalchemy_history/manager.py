@@ -476,11 +476,6 @@ class VersioningManager:
         self._listen_to_engine(engine)
         self._watch.add(engine)
 
-    @property
-    def unrecorded(self) -> dict[str, Any]:
-        """Execution options of a statement that is not to be recorded."""
-        return {self._option: None}
-
     def _work_of(self, connection: Connection, options: Any) -> UnitOfWork | None:
         if UNSEEN in options:
             return None

@@ -28,7 +28,7 @@ from .changeset import AttributeChange
 from .config import nearest
 from .exc import ReverterException
 from .operation import Operation
-from .plan import class_plan, table_plan
+from .plan import UNSEEN, class_plan, table_plan
 
 if TYPE_CHECKING:
     from .plan import ClassPlan
@@ -501,7 +501,7 @@ def _park(session: Session, actions: dict[Any, str], expected: Expected) -> None
                     update(column.table)
                     .where(*(key == value for key, value in keys))
                     .values({column: value}),
-                    execution_options=plan.manager.unrecorded,
+                    execution_options={UNSEEN: True},
                 )
                 break
 
