@@ -406,8 +406,9 @@ class TestAsync:
 def test_the_how_to(page: str) -> None:
     """The examples of the how-to run, in a process of their own, and show what they say."""
     root = Path(__file__).parents[1]
+    options = ("-o", "ELLIPSIS", "-o", "NORMALIZE_WHITESPACE")
     done = subprocess.run(
-        [sys.executable, "-m", "doctest", "-o", "ELLIPSIS", f"docs/howto/{page}.rst"],
+        [sys.executable, "-m", "doctest", *options, f"docs/howto/{page}.rst"],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,
