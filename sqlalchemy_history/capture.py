@@ -125,14 +125,15 @@ def _is_changed(plan: ClassPlan, state: InstanceState[Any]) -> bool | None:
     committed, values = state.committed_state, state.dict
     unsure = False
     for name, old in committed.items():
-        if name in plan.attributes:
-            if name in plan.exact and name in values and not isinstance(old, LoaderCallableStatus):
-                new = values[name]
-                if old is None or new is None or type(old) is type(new):
-                    if old != new:
-                        return True
-                    continue
-            unsure = True
+        if name in plan.exact and name in values:
+            new = values[name]
+            if type(old) is type(new):
+                if old != new:
+                    return True
+                continue
+            if old is None or (new is None and not isinstance(old, LoaderCallableStatus)):
+                return True
+        unsure = unsure or name in plan.attributes
     if unsure or (plan.computed and committed):
         return False
     # a value that was set to a SQL expression is expired by now, and its history gone
@@ -142,11 +143,10 @@ def _is_changed(plan: ClassPlan, state: InstanceState[Any]) -> bool | None:
 
 
 def _new_key(plan: ClassPlan, state: InstanceState[Any]) -> Key | None:
-    if any(name in state.committed_state for name in plan.key_attributes) and all(
-        name in state.dict for name in plan.key_attributes
-    ):
-        return plan.key_of(state.dict)
-    return None
+    names = plan.key_attributes
+    if state.committed_state.keys().isdisjoint(names) or not state.dict.keys() >= set(names):
+        return None
+    return plan.key_of(state.dict)
 
 
 def _last_values(

@@ -231,11 +231,7 @@ class Writer:
         self, plan: TablePlan, unsure: bool, key: Callable[[FromClause], ColumnElement[bool]]
     ) -> Executable:
         v = plan.version
-        statement = (
-            update(v)
-            .where(key(v), plan.strategy.is_open(plan, v), plan.tx_of(v) != TX)
-            .values({plan.end: TX})
-        )
+        statement = update(v).where(key(v), plan.strategy.is_open(plan, v)).values({plan.end: TX})
         return statement.where(self._changed_since(plan, v)) if unsure else statement
 
     def _used_before(

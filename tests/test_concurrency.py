@@ -329,6 +329,22 @@ def test_inserts_do_not_wait_for_each_other(sessions, models, backend) -> None:
 
 
 @on_servers
+def test_an_update_does_not_wait_for_an_insert_next_to_it(sessions, models, backend) -> None:
+    """To end the version of a row locks no version of the row behind it, which is uncommitted."""
+    first, second = sessions
+    tag = models["Tag"]
+    if backend == "mariadb":
+        for session in sessions:
+            session.execute(sa.text("SET innodb_lock_wait_timeout = 1"))
+    first.add(tag(id=4, name="first"))
+    first.flush()
+    second.get(tag, 3).name = "second"
+    second.commit()
+    first.commit()
+    assert len(history(first, tag)) == 3 + 2
+
+
+@on_servers
 def test_a_transaction_object_in_hand_survives_the_move(sessions, models, versioning) -> None:
     """A Transaction object that the user holds is the row after the move, too."""
     first, second = sessions
