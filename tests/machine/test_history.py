@@ -166,12 +166,6 @@ def _undo_sees_no_conflict(patch: pytest.MonkeyPatch, bench: Bench) -> None:
     patch.setattr(bench.library, "undo", lambda session, tx, overwrite: undo(session, tx, True))
 
 
-def _reverts_alone(patch: pytest.MonkeyPatch, bench: Bench) -> None:
-    version = sqlalchemy_history.version_class(bench.versioned["Article"]).__mro__[1]
-    revert = version.revert
-    patch.setattr(version, "revert", lambda self, relations: revert(self))
-
-
 WRONG_ANSWERS: dict[str, Callable[[pytest.MonkeyPatch, Bench], None]] = {
     "as_of forgets updates": _as_of_forgets_updates,
     "as_of is too late": _as_of_is_too_late,
@@ -189,7 +183,6 @@ WRONG_ANSWERS: dict[str, Callable[[pytest.MonkeyPatch, Bench], None]] = {
     "the past is the present": _the_past_is_the_present,
     "undo does nothing": _undo_does_nothing,
     "undo sees no conflict": _undo_sees_no_conflict,
-    "reverts without relations": _reverts_alone,
 }
 
 
