@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
@@ -53,10 +53,10 @@ from .compare import identical
 from .keys import KeyFormat
 from .operation import Operation
 from .plan import CHAINS_KEY, INFO_KEY, Key, TablePlan, as_key
-from .record import NewRow, Recorder, Rows, Target, number, plain
+from .record import NewRow, Recorder, Rows, Target, plain
 from .triggers import has_triggers, trigger_exists
 from .unit_of_work import Changes, ConnectionUnit
-from .write import TX
+from .write import TX, number
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, CursorResult
@@ -68,8 +68,9 @@ Parameters = Sequence[Mapping[str, Any]]
 
 #: functions that give the same result whenever they are asked, of which a SET may be made
 _PURE: Final = frozenset(
-    "abs char_length coalesce concat greatest least length lower ltrim mod nullif replace round "
-    "rtrim substr substring trim upper".split()
+    "abs char_length coalesce concat greatest json_merge_patch json_object json_patch "
+    "jsonb_build_object jsonb_strip_nulls jsonb_typeof least length lower ltrim mod nullif replace "
+    "round rtrim substr substring trim upper".split()
 )
 #: the same as long as a transaction lasts; elsewhere the clock may go on between two statements
 _PURE_IN_TRANSACTION: Final = {
@@ -122,7 +123,7 @@ class Statements:
 
     def begin(self, unit: ConnectionUnit, statement: Any, rows: Parameters, options: Any) -> Any:
         """``statement`` is about to be executed with ``rows``; returns what to execute instead."""
-        table = parent_table(_table_of(statement))
+        table = parent_table(table_of(statement))
         plan = self.plan_of(table)
         if plan is None:
             self.warn_of_other(statement.table)
@@ -202,7 +203,7 @@ class Statements:
 
     def new_row(self, unit: ConnectionUnit) -> NewRow:
         """What makes the values of a transaction row."""
-        return lambda: self._manager._transaction_row(unit.work.session)
+        return lambda: self._manager.transaction_row(unit.work.session)
 
     def warn_of(self, unit: ConnectionUnit, tables: Iterable[Any], is_text: bool) -> None:
         """Text or a WITH clause writes ``tables``, given by name or as such."""
@@ -235,11 +236,7 @@ class Statements:
         models = self._manager.models
         known = (len(models.plans), len(models.associations), next(reversed(models.plans), None))
         if self._names[0] != known:
-            tables = [table for plan in models.plans.values() for table in plan.tables]
-            found = {
-                plan.parent.name.lower(): plan for plan in [*tables, *models.associations.values()]
-            }
-            self._names = known, found
+            self._names = known, {plan.parent.name.lower(): plan for plan in models.table_plans}
         return self._names[1].get(name)
 
     def untracked(self, plan: TablePlan, what: str, way_out: str) -> None:
@@ -533,7 +530,7 @@ class _Update(_Change):
                 for row in rows:
                     [matching] = self.rows_of(core, [row])
                     recorder.lock(self.unit, matching)
-                    values = self._new_values({k: sets[k] for k in changing}, live, row)
+                    values = self._new_values(statement, live, sets, changing, row)
                     changed = dataclasses.replace(matching, values=values)
                     self.cascade.update(table, changed, changing)
             return statement
@@ -568,13 +565,13 @@ class _Update(_Change):
         plan, recorder, unit = self.plan, self.recorder, self.unit
         assert plan is not None
         live = core.statement.table
-        wanted = {}
+        wanted: set[str] = set()
         if not (core._extra_froms or _is_limited(statement)):
-            wanted = {k: v for k, v in sets.items() if k in versioned or k in changing}
+            wanted = sets.keys() & (versioned.keys() | changing)
         targets = []
         for row in rows:
             [matching] = self.rows_of(core, [row])
-            values = self._new_values(wanted, live, row)
+            values = self._new_values(statement, live, sets, wanted, row)
             targets.append(dataclasses.replace(_as_target(plan, matching), values=values))
         foreseen = bool(values) and not unset and not self._has_triggers(targets)
         self.doubt = not foreseen
@@ -632,19 +629,28 @@ class _Update(_Change):
         return bool(begun) and bool(begun[1])
 
     def _new_values(
-        self, sets: Mapping[str, Any], live: FromClause, row: Mapping[str, Any]
+        self,
+        statement: Any,
+        live: FromClause,
+        sets: Mapping[str, Any],
+        wanted: Container[str],
+        row: Mapping[str, Any],
     ) -> dict[str, ColumnElement[Any]]:
         """The new values as expressions about the old row; nothing if they cannot be foreseen."""
         dialect = self.recorder.dialect
         # MySQL assigns from left to right, and what is assigned later sees what was assigned before
         in_turn = dialect.name in ("mysql", "mariadb")
         found: dict[str, ColumnElement[Any]] = {}
+        earlier = set() if is_ordered(statement) else set(sets)
         for key, value in sets.items():
+            if key not in wanted:
+                earlier.add(key)
+                continue
             type_ = live.c[key].type
             expression: ColumnElement[Any]
             if isinstance(value, ColumnElement) and not isinstance(value, BindParameter):
                 used = _columns_used(value, live, dialect)
-                if used is None or (in_turn and not (used - {key}).isdisjoint(sets)):
+                if used is None or (in_turn and not (used - {key}).isdisjoint(earlier)):
                     return {}
                 expression = _bound(value, row)
             else:
@@ -653,6 +659,7 @@ class _Update(_Change):
                     value = row[value.key] if value.key in row else value.effective_value
                 expression = bindparam("history__set", value, type_=type_, unique=True)
             found[key] = cast(expression, type_) if dialect.name == "postgresql" else expression
+            earlier.add(key)
         return found
 
     def end(self, result: CursorResult[Any]) -> None:
@@ -700,6 +707,14 @@ def set_clause(core: Any, live: FromClause, row: Mapping[str, Any]) -> dict[str,
     return sets
 
 
+def is_ordered(statement: Any) -> bool:
+    """Whether the SET clause stands in the order in which it was given (``ordered_values()``)."""
+    return bool(
+        getattr(statement, "_ordered_values", None)
+        or getattr(statement, "_maintain_values_ordering", False)
+    )
+
+
 def _as_target(plan: TablePlan, rows: Rows) -> Target:
     return Target(plan=plan, live=rows.live, where=rows.where, parameters=rows.parameters)
 
@@ -714,7 +729,7 @@ def criteria(core: Any) -> tuple[ColumnElement[bool], ...]:
     return where
 
 
-def _table_of(statement: Any) -> Any:
+def table_of(statement: Any) -> Any:
     """The table; of a joined class the ORM executes the user's statement for each table."""
     name = "_emit_insert_table" if statement.is_insert else "_emit_update_table"
     table = statement._annotations.get(name)

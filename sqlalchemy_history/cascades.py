@@ -31,8 +31,9 @@ from sqlalchemy import (
 from .compare import identical
 from .operation import Operation
 from .plan import TablePlan
-from .record import NewRow, Recorder, Rows, Target, number
+from .record import NewRow, Recorder, Rows, Target
 from .unit_of_work import ConnectionUnit
+from .write import number
 
 _ACTIONS = ("CASCADE", "SET NULL", "SET DEFAULT")
 

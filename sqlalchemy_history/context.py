@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import inspect
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -42,7 +42,7 @@ def current_context() -> Mapping[str, Any]:
     return _context.get().values
 
 
-class transaction_context(contextlib.ContextDecorator, contextlib.AsyncContextDecorator):  # noqa: N801
+class transaction_context:  # noqa: N801
     """Say who and why: columns of the transaction row, for every transaction made inside.
 
     Usable with ``with``, ``async with`` and as a decorator of functions and coroutine functions;
@@ -88,19 +88,35 @@ class transaction_context(contextlib.ContextDecorator, contextlib.AsyncContextDe
     def __call__(self, func: Any) -> Any:
         """Decorate ``func``.
 
-        :raises TypeError: for a generator function: its body runs after the call has returned.
+        :raises TypeError: for a generator function and a class: what they are about runs after the
+            call has returned.
         """
-        if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+        if any(is_kind(func) for is_kind in _RUN_LATER):
             raise TypeError(
-                f"transaction_context cannot decorate the generator function {func.__qualname__}; "
+                f"transaction_context cannot decorate {func!r}, a generator function or a class; "
                 f"write 'with transaction_context(...):' inside of it"
             )
-        decorate: Any = (
-            contextlib.AsyncContextDecorator.__call__
-            if inspect.iscoroutinefunction(func)
-            else contextlib.ContextDecorator.__call__
-        )
-        return decorate(self, func)
+
+        async def awaited(coroutine: Any) -> Any:
+            with self:
+                return await coroutine
+
+        @functools.wraps(func)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                result = func(*args, **kwargs)
+            # of a function that only passes a coroutine on, as other decorators make them
+            return awaited(result) if inspect.iscoroutine(result) else result
+
+        @functools.wraps(func)
+        async def call_coroutine_function(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return await func(*args, **kwargs)
+
+        return call_coroutine_function if inspect.iscoroutinefunction(func) else call
+
+
+_RUN_LATER: Final = (inspect.isgeneratorfunction, inspect.isasyncgenfunction, inspect.isclass)
 
 
 class versioning_disabled:  # noqa: N801

@@ -52,6 +52,8 @@ class Written:
     :ivar tables: by plan, the keys of the rows that it touched; None where only the database knows.
     :ivar amended: whether some of these rows had a version of this transaction before, which has
         now other values, another operation, or is gone.
+    :ivar reconstructed: the versions are no record of changes that were just made: ``backfill()`` or
+        ``repair()`` wrote down what was there.
     """
 
     manager: VersioningManager
@@ -61,6 +63,7 @@ class Written:
     transaction_id: int | None
     tables: Mapping[TablePlan, Sequence[Key] | None]
     amended: bool
+    reconstructed: bool = False
 
     def keys(self, plan: TablePlan) -> Sequence[Key] | None:
         """The keys in ``tables``; None also if they are more than one statement can take."""
@@ -94,7 +97,7 @@ class Written:
 
     def run(self, name: Hashable, build: Callable[[], Any], **parameters: Any) -> CursorResult[Any]:
         """Run a statement in which ``TX`` stands for the transaction's id; ``name`` as above."""
-        statement = self.writer._built(("plugin", name), build)
+        statement = self.writer.built(("plugin", name), build)
         return self.connection.execute(
             statement, {"history__tx": self.transaction_id, **parameters}
         )

@@ -68,7 +68,6 @@ class VersioningManager:
         # the flush asks for them by class and by table
         self._plans = self.models.plans
         self._captured = self.models.captured
-        self._associations = self.models.associations
         self._listeners: list[tuple[Any, str, Callable[..., Any]]] = []
         self._metadata: weakref.WeakSet[MetaData] = weakref.WeakSet()
         self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -86,6 +85,8 @@ class VersioningManager:
         self._target: Any = None
         #: the collections that ``track_relations`` names
         self._tracked: list[Tracked] = []
+        #: the tables of the Transaction class and of plugins, which each database needs
+        self.shared_tables: list[Table] = []
         #: the Transaction class for which the plugins have made their classes
         self._plugins_built: type[Any] | None = None
         #: from a connection to the unit of work of its session, which the session keeps
@@ -133,6 +134,7 @@ class VersioningManager:
         self._listen(session, "do_orm_execute", self._choose_bind)
         self._listen(session, "before_flush", self._before_flush)
         self._listen(session, "after_flush", self._after_flush)
+        self._listen(session, "before_commit", self._follow_triggers)
         self._listen(session, "after_commit", self._after_commit)
         self._listen(session, "after_soft_rollback", self._after_soft_rollback)
         self._listen(session, "after_transaction_end", self._after_transaction_end)
@@ -164,6 +166,7 @@ class VersioningManager:
         self._statements.forget()
         self._said.clear()
         self._plugins_built = None
+        self.shared_tables = []
         self.transaction_cls = self._factory
 
     def distance(self, cls: type[Any]) -> int | None:
@@ -219,8 +222,12 @@ class VersioningManager:
         made.__versioning_manager__ = self
         if self._plugins_built is not made:
             self._plugins_built = made
+            in_registry = made.__mapper__.registry
+            known = set(in_registry.metadata.tables.values())
             for build_classes in self.plugins.hooks("build_classes"):
-                build_classes(self, made.__mapper__.registry)
+                build_classes(self, in_registry)
+            tables = in_registry.metadata.tables.values()
+            self.shared_tables = [made.__table__, *(t for t in tables if t not in known)]
 
     def resolve_user_cls(self, in_registry: registry) -> Mapper[Any] | None:
         """The mapper of ``user_cls``.
@@ -298,7 +305,7 @@ class VersioningManager:
         before = unit.tx
         if unit.tx is None:
             self.writer(unit.connection).create_transaction(
-                unit, self.transaction_cls.__table__, self._transaction_row(unit.work.session)
+                unit, self.transaction_cls.__table__, self.transaction_row(unit.work.session)
             )
         unit.keep_transaction = True
         self.native.say_transaction(unit, before)
@@ -321,7 +328,8 @@ class VersioningManager:
         for moved in self.plugins.hooks("transaction_moved"):
             moved(session, unit.connection, old, new)
 
-    def _transaction_row(self, session: Session) -> dict[str, Any]:
+    def transaction_row(self, session: Session) -> dict[str, Any]:
+        """What plugins, the session and the context around say of a transaction row, by column key."""
         return collect_values(
             self.transaction_cls,
             [
@@ -404,6 +412,14 @@ class VersioningManager:
             for unit in work.connections.values():
                 if unit.has_news:
                     self._write(session, unit)
+        self._follow_triggers(session)
+
+    def _follow_triggers(self, session: Session) -> None:
+        """What somebody holds or has said of a transaction goes where a trigger has moved it."""
+        work: UnitOfWork | None = session.info.get(self)
+        for unit in () if work is None else work.connections.values():
+            if unit.keep_transaction:
+                self.native.read_transaction(unit)
 
     def _write(self, session: Session, unit: ConnectionUnit) -> None:
         changes = capture.collect_changes(unit)
@@ -414,7 +430,7 @@ class VersioningManager:
         amended = False
         if changes:
             amended = self.writer(unit.connection).write(
-                unit, changes, lambda: self._transaction_row(session)
+                unit, changes, lambda: self.transaction_row(session)
             )
             session.info.pop(CHAINS_KEY, None)
             self.native.say_transaction(unit, before)
@@ -441,22 +457,38 @@ class VersioningManager:
                 self._tracked,
                 tables,
                 amended,
-                lambda: self._transaction_row(session),
+                lambda: self.transaction_row(session),
             )
             tables = {**parents, **tables}
         self._require_context(unit, tables)
+        self.tell_plugins(unit, tables, amended, before)
+
+    def tell_plugins(
+        self,
+        unit: ConnectionUnit,
+        tables: Mapping[TablePlan, Sequence[Key] | None],
+        amended: bool,
+        before: int | None,
+        *,
+        reconstructed: bool = False,
+    ) -> None:
+        """Versions were written in ``tables``: the parameters are those of ``after_write()``.
+
+        :param reconstructed: see :class:`~sqlalchemy_history.hooks.Written`.
+        """
         if before is not None and unit.tx is None:
             self.transaction_moved(unit, before, None)
         hooks = self.plugins.hooks("after_write")
         if hooks and (before is not None or unit.tx is not None):
             written = Written(
                 manager=self,
-                session=session,
+                session=unit.work.session,
                 connection=unit.connection,
                 writer=self.writer(unit.connection),
                 transaction_id=unit.tx,
                 tables=tables,
                 amended=amended,
+                reconstructed=reconstructed,
             )
             for hook in hooks:
                 hook(written)

@@ -57,7 +57,7 @@ from .schema import (
     own_column_names,
 )
 from .strategy import STRATEGIES
-from .transaction import copy_transaction_table
+from .transaction import copy_table
 from .version import VersionBase
 from .versions import Versions
 
@@ -191,7 +191,8 @@ def build_table_plan(
     """Build the version table of ``table`` and remember the plan on both."""
     strategy = STRATEGIES[options.strategy]
     transaction: Table = manager.transaction_cls.__table__
-    copy_transaction_table(transaction, table.metadata)
+    for shared in manager.shared_tables:
+        copy_table(shared, table.metadata)
     parent_keys = tuple(keys or identity_columns(table))
     columns = [c for c in table.c if c not in excluded]
     metadata = table.metadata if options.create_tables else MetaData()

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import datetime
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -37,6 +37,7 @@ from sqlalchemy import (
     func,
     inspect,
     or_,
+    select,
     type_coerce,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -46,6 +47,8 @@ from sqlalchemy.orm import (
     LoaderCallableStatus,
     Mapped,
     Mapper,
+    RelationshipDirection,
+    RelationshipProperty,
     Session,
     declared_attr,
     mapped_column,
@@ -55,7 +58,14 @@ from typing_extensions import override
 
 from .config import nearest
 from .exc import ImproperlyConfigured
-from .stamp import before_flush_hooks, counted_attributes, inserted_attributes, now_of, stamp
+from .stamp import (
+    before_flush_hooks,
+    counted_attributes,
+    inserted_attributes,
+    now_of,
+    now_of_insert,
+    stamp,
+)
 from .transaction import AwareDateTime
 
 if TYPE_CHECKING:
@@ -97,13 +107,19 @@ def _time(text: str) -> datetime.datetime:
 class ChangeTrackingMixin:
     """Gives a model ``changes``: for each column attribute, the UTC time of its last change.
 
-    All that one flush changes has the same time. A value that is set to what it was is no change.
+    All that one flush changes has the same time. A value that is set to what it was is no change,
+    and what ``onupdate`` or a trigger adds to an UPDATE is none of the model's.
     """
 
-    @declared_attr
-    def changes(cls) -> Mapped[dict[str, Any]]:  # noqa: N805
-        """Attribute name to time, as ISO text in UTC."""
-        return mapped_column(JSON, default=_first_changes, nullable=True)
+    if TYPE_CHECKING:
+        #: attribute name to time, as ISO text in UTC
+        changes: Mapped[dict[str, Any]]
+    else:
+        # not annotated, for a model that is a dataclass takes it for a field then, and refuses it
+        @declared_attr
+        def changes(cls):  # noqa: ANN201, N805
+            """Attribute name to time, as ISO text in UTC."""
+            return mapped_column(JSON, default=_first_changes, nullable=True)
 
     @hybrid_method
     def get_updated_at(self, name: str) -> datetime.datetime | None:
@@ -134,10 +150,15 @@ class LastModifiedMixin:
 
     __last_modified_relations__: tuple[str, ...] = ()
 
-    @declared_attr
-    def last_modified_at(cls) -> Mapped[datetime.datetime]:  # noqa: N805
-        """The time of the INSERT or of the last change."""
-        return mapped_column(AwareDateTime, default=_inserted_now, nullable=False)
+    if TYPE_CHECKING:
+        #: the time of the INSERT or of the last change
+        last_modified_at: Mapped[datetime.datetime]
+    else:
+
+        @declared_attr
+        def last_modified_at(cls):  # noqa: ANN201, N805
+            """The time of the INSERT or of the last change."""
+            return mapped_column(AwareDateTime, default=_inserted_now, nullable=False)
 
 
 def _check_name(entity: Any, name: str) -> None:
@@ -154,11 +175,11 @@ def _check_name(entity: Any, name: str) -> None:
 
 
 def _first_changes(context: Any) -> dict[str, str]:
-    return dict.fromkeys(inserted_attributes(context), _text(now_of(context.root_connection)))
+    return dict.fromkeys(inserted_attributes(context), _text(now_of_insert(context)))
 
 
 def _inserted_now(context: Any) -> datetime.datetime:
-    return now_of(context.root_connection)
+    return now_of_insert(context)
 
 
 # -- UPDATE by a flush, as far as Python knows what changed
@@ -297,6 +318,40 @@ def _touch(session: Session, now: datetime.datetime) -> None:
                 if name not in state.dict or state.attrs[name].history.has_changes():
                     obj.last_modified_at = now
                     break
+    for parent in _parents_by_key(session):
+        parent.last_modified_at = now
+
+
+def _parents_by_key(session: Session) -> Iterable[Any]:
+    """Objects of which an element is deleted, or gets or loses the foreign key by hand."""
+    mappers = (inspect(cls, raiseerr=False) for cls in _touching)
+    named: list[RelationshipProperty[Any]] = [
+        mapper.relationships[name]
+        for mapper in mappers
+        if mapper is not None
+        for name in mapper.class_.__last_modified_relations__
+    ]
+    named = [prop for prop in named if prop.direction is RelationshipDirection.ONETOMANY]
+    deleted = session.deleted
+    keys: dict[tuple[RelationshipProperty[Any], tuple[Any, ...]], None] = {}
+    for obj in (*session.new, *session.dirty, *deleted) if named else ():
+        state: InstanceState[Any] = inspect(obj)
+        for prop in named:
+            if state.mapper.isa(prop.mapper):
+                columns: Any = [column for _, column in prop.local_remote_pairs or []]
+                names = [state.mapper.get_property_by_column(c).key for c in columns]
+                if obj in deleted:
+                    keys[prop, tuple(getattr(obj, name) for name in names)] = None
+                elif not state.committed_state.keys().isdisjoint(names):
+                    new = state.dict
+                    old = {**new, **state.committed_state}
+                    for values in (new, old):
+                        keys[prop, tuple(values.get(name) for name in names)] = None
+    for prop, key in keys:
+        if not any(value is None or isinstance(value, LoaderCallableStatus) for value in key):
+            pairs = zip(prop.local_remote_pairs or [], key, strict=True)
+            parents = select(prop.parent.class_).where(*(c == value for (c, _), value in pairs))
+            yield from (parent for parent in session.scalars(parents) if parent not in deleted)
 
 
 def _synchronized(obj: Any, context: Any, attributes: Any) -> None:

@@ -70,6 +70,12 @@ class Models:
         self._unfinished: dict[ClassPlan, type[Any]] = {}
         self._finishing = False
 
+    @property
+    def table_plans(self) -> list[TablePlan]:
+        """The plans of all versioned tables, association tables included."""
+        tables = [table for plan in self.plans.values() for table in plan.tables]
+        return list(dict.fromkeys([*tables, *self.associations.values()]))
+
     # -- which classes
 
     def started(self) -> None:

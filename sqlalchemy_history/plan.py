@@ -73,7 +73,7 @@ class TablePlan:
 
     def same_key(self, one: FromClause, other: FromClause) -> ColumnElement[bool]:
         """``one`` and ``other`` are about the same row."""
-        return and_(*(a == b for a, b in zip(self.keys_of(one), self.keys_of(other), strict=True)))
+        return same_object(self, one, self, other)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -147,6 +147,14 @@ class EntityColumns:
         self.c = {name: getattr(entity, name) for name in names}
         for (column, _), name in zip(root.keys, plan.key_attributes, strict=True):
             self.c[column.key] = getattr(entity, name)
+
+
+def same_object(
+    plan: TablePlan, one: FromClause, other_plan: TablePlan, other: FromClause
+) -> ColumnElement[bool]:
+    """``one`` and ``other``, of two tables of a joined hierarchy, are about the same object."""
+    keys = zip(plan.keys_of(one), other_plan.keys_of(other), strict=True)
+    return and_(*(a == b for a, b in keys))
 
 
 def as_key(values: Iterable[Any]) -> Key:

@@ -14,7 +14,6 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     Select,
-    SmallInteger,
     and_,
     bindparam,
     case,
@@ -42,6 +41,7 @@ from .write import (
     TransactionRow,
     Writer,
     insert_transaction,
+    number,
     transaction_parameters,
     transaction_values,
     version_columns,
@@ -118,11 +118,6 @@ def plain(statement: Select[Any]) -> Select[Any]:
     """A Core statement, also if its conditions come from an ORM one, whose criteria they hold."""
     statement._propagate_attrs = EMPTY_DICT
     return statement
-
-
-def number(value: int) -> ColumnElement[int]:
-    """An operation in SQL."""
-    return literal_column(str(value), SmallInteger)
 
 
 class Recorder:
@@ -272,7 +267,7 @@ class Recorder:
             found = self._locked(target.any(), target).subquery()
             count = select(func.count()).select_from(found).scalar_subquery()
             something = count > literal_column("0")
-        if not self.writer._selects_and_returns:
+        if not self.writer.selects_and_returns:
             one: Any = select(literal_column("1")).where(something)
             one = one.add_columns(*asked)
             parameters = {"history__tx": None, **target.parameters}
@@ -475,9 +470,9 @@ class Recorder:
             if len(plan.columns) == len(plan.keys):
                 there = plan.parent.alias()
                 return deleted & self.one_of(plan.keys_of(v), select(*plan.keys_of(there)))
-            return or_(deleted, not_(self.writer._identical(plan, live, v)))
+            return or_(deleted, not_(self.writer.same_values(plan, live, v)))
 
-        statement = self.writer._refresh_statement(plan, differs)
+        statement = self.writer.refresh_statement(plan, differs)
         unit.connection.execute(statement, {"history__tx": unit.tx})
 
     def revive(self, unit: ConnectionUnit, plan: TablePlan) -> None:
@@ -513,7 +508,7 @@ class Recorder:
         v, parameters = root.version, {"history__tx": unit.tx}
         if any(part.options.track_relations for part in root.hierarchy):
             return False  # a version may be there for a collection
-        marking = update(v).where(self._is_settled(root, v)).values(self._void(root))
+        marking = update(v).where(self.writer.is_settled(root, v)).values(self._void(root))
         if not unit.connection.execute(marking, parameters).rowcount:
             return False
         for part in root.hierarchy[1:]:
@@ -527,17 +522,6 @@ class Recorder:
         for part in root.hierarchy:
             self.take_back(unit, part)
         return True
-
-    def _is_settled(self, plan: TablePlan, own: FromClause) -> ColumnElement[bool]:
-        """``own``, and what this transaction wrote in other tables for it, says nothing new."""
-        updated = plan.op_of(own) == number(Operation.UPDATE)
-        conditions = [updated, self.writer._equals_previous(plan, own)]
-        for other in plan.hierarchy[1:]:
-            part = other.version.alias()
-            same = [a == b for a, b in zip(plan.keys_of(own), other.keys_of(part), strict=True)]
-            news = ~self.writer._equals_previous(other, part)
-            conditions.append(~exists().where(*same, other.tx_of(part) == TX, news))
-        return and_(*conditions)
 
     def _void(self, plan: TablePlan) -> dict[Any, Any]:
         values: dict[Any, Any] = {plan.op: number(_VOID)}
@@ -565,4 +549,4 @@ class Recorder:
             delete(v).where(plan.tx_of(v) == TX, plan.op_of(v) == number(_VOID)), parameters
         )
         if unit.tx is not None and unit.recorded_plans:
-            self.writer._forget_empty_transaction(unit)
+            self.writer.forget_empty_transaction(unit)

@@ -28,14 +28,16 @@ from sqlalchemy import (
     Update,
     bindparam,
     event,
+    literal_column,
     not_,
     or_,
     select,
     update,
 )
 from sqlalchemy.orm import Mapper, Session, SessionTransaction
+from sqlalchemy.sql import visitors
 
-from .bulk import criteria, is_of_flush, resolved, set_clause
+from .bulk import criteria, is_of_flush, is_ordered, resolved, set_clause, table_of
 from .compare import identical
 from .mapping import column_properties, key_columns
 from .record import plain
@@ -110,17 +112,20 @@ def inserted_attributes(context: Any) -> list[str]:
     compiled = context.compiled
     stamps = _stamps_of(compiled.statement.table)
     sets = getattr(compiled.compile_state, "_dict_parameters", None) or {}
-    try:
-        parameters = context.get_current_parameters()
-    except KeyError:
-        # SQLAlchemy does not find the parameters of an ORM INSERT with several VALUES
-        parameters, every = {}, True
-    else:
-        every = False
+    parameters = dict(context.current_parameters)
+    if getattr(compiled.compile_state, "_has_multi_parameters", False):
+        # get_current_parameters() would do it, but not for an ORM INSERT
+        column = context.current_column
+        row = column.index + 1 if hasattr(column, "original") else 0
+        of_row = {key: f"{key}_m{row}" for key in stamps.names}
+        parameters = {
+            key: parameters[name] if name in parameters else parameters.get(key)
+            for key, name in of_row.items()
+            if name in parameters or (row == 0 and key in parameters)
+        }
     keys = {key for key, value in parameters.items() if value is not None}
-    for column, value in sets.items():
-        if every or (isinstance(value, ColumnElement) and not isinstance(value, BindParameter)):
-            keys.add(getattr(column, "key", column))
+    # what is set and has no parameter is an expression
+    keys.update({getattr(c, "key", c) for c in sets} - parameters.keys())
     keys.update(getattr(c, "key", c) for c in compiled.statement._select_names or ())
     automatic = compiled.statement.table.autoincrement_column
     return [
@@ -143,6 +148,12 @@ def now_of(connection: Connection) -> datetime.datetime:
     return found or _now()
 
 
+def now_of_insert(context: Any) -> datetime.datetime:
+    """The same for all that the INSERT gives a default, whose execution ``context`` is about."""
+    now: datetime.datetime = context.__dict__.setdefault(_KEY, now_of(context.root_connection))
+    return now
+
+
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.timezone.utc)
 
@@ -155,6 +166,11 @@ def _before_flush(session: Session, flush_context: Any, instances: Any) -> None:
     now = session.info[_KEY] = _now()
     for hook in before_flush_hooks:
         hook(session, now)
+
+
+def _after_flush(session: Session, flush_context: Any) -> None:
+    """The flush ended, or failed; a bulk operation of the session is none, but looks like one."""
+    session.info.pop(_KEY, None)
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -170,7 +186,12 @@ def _after_begin(session: Session, transaction: SessionTransaction, connection: 
 
 def _listen() -> None:
     if not _listening:
-        for name, listener in (("after_begin", _after_begin), ("before_flush", _before_flush)):
+        for name, listener in (
+            ("after_begin", _after_begin),
+            ("before_flush", _before_flush),
+            ("after_flush_postexec", _after_flush),
+            ("after_soft_rollback", _after_flush),
+        ):
             event.listen(Session, name, listener)
             _listening.append((Session, name, listener))
 
@@ -214,13 +235,14 @@ def extend(
     Who records what the statement is going to do asks for it first; asking twice does no harm.
     """
     if isinstance(statement, (Update, Insert)):
-        info = _info(statement.table)
+        info = _info(table_of(statement))
         if _ABOVE in info and isinstance(statement, Update) and not is_of_flush(statement, options):
             statement = _update_above(connection, statement, info[_ABOVE], multiparams, params)
         stamps = info.get(_KEY)
         if stamps is not None:
             if isinstance(statement, Insert):
-                return _upsert(connection, statement, stamps), multiparams, params
+                many = len(multiparams or ()) > 1
+                return _upsert(connection, statement, stamps, many), multiparams, params
             return _update(connection, statement, stamps, multiparams, params)
     return statement, multiparams, params
 
@@ -238,7 +260,7 @@ def _update(
         return statement, multiparams, params
     values, rows = _renamed(sets, live, rows)
     first = _stamped(live, stamps, wanted, values, now_of(connection), dialect)
-    statement = _with_values(statement, {**first, **values}, dialect)
+    statement = _with_values(statement, live, {**first, **values}, dialect)
     return (statement, rows, {}) if multiparams else (statement, [], rows[0])
 
 
@@ -296,31 +318,28 @@ def _update_above(
     return statement.execution_options(**{_ABOVE: True})
 
 
-def _with_values(statement: Any, values: Mapping[str, Any], dialect: Dialect) -> Any:
-    """``statement`` with the SET clause ``values``, in that order.
+def _with_values(statement: Any, live: Any, values: Mapping[str, Any], dialect: Dialect) -> Any:
+    """``statement``, which is about ``live``, with the SET clause ``values``, in that order.
 
     MySQL computes from left to right, and later expressions see what earlier ones have set.
     """
     statement = statement._clone()
-    pairs = {statement.table.c[key]: value for key, value in values.items()}
-    is_ordered = bool(
-        getattr(statement, "_ordered_values", None)
-        or getattr(statement, "_maintain_values_ordering", False)
-    )
+    pairs = {live.c[key]: value for key, value in values.items()}
+    keeps_order = is_ordered(statement)
     statement._values = None
     if hasattr(statement, "_ordered_values"):
         statement._ordered_values = None
     statement._maintain_values_ordering = False
-    if is_ordered or dialect.name in ("mysql", "mariadb"):
+    if keeps_order or dialect.name in ("mysql", "mariadb"):
         if statement._annotations.get("dml_strategy") == "bulk":
             # an ORM update by primary key takes no ordered values; the Core statement it makes does
-            plain = update(statement.table._deannotate()).where(*statement._where_criteria)
+            plain = update(live._deannotate()).where(*statement._where_criteria)
             statement = plain._annotate(dict(statement._annotations))
         return statement.ordered_values(*pairs.items())
     return statement.values(pairs)
 
 
-def _upsert(connection: Connection, statement: Any, stamps: Stamps) -> Any:
+def _upsert(connection: Connection, statement: Any, stamps: Stamps, many: bool) -> Any:
     clause = statement._post_values_clause
     name = next(
         (name for name in ("update_values_to_set", "update") if hasattr(clause, name)), None
@@ -336,6 +355,9 @@ def _upsert(connection: Connection, statement: Any, stamps: Stamps) -> Any:
     live = statement.table
     dialect = connection.dialect
     first = _stamped(live, stamps, wanted, sets, now_of(connection), dialect)
+    if many and dialect.name in ("mysql", "mariadb"):
+        # the drivers' executemany() takes no parameters behind the VALUES
+        first = {key: _with_literals(value, dialect) for key, value in first.items()}
     clause = clause._clone()
     everything: dict[str, Any] = {**first, **sets}
     if name == "update":
@@ -350,6 +372,17 @@ def _upsert(connection: Connection, statement: Any, stamps: Stamps) -> Any:
     statement = statement._clone()
     statement._post_values_clause = clause
     return statement
+
+
+def _with_literals(expression: ColumnElement[Any], dialect: Dialect) -> ColumnElement[Any]:
+    def literal(element: Any, **_: Any) -> Any:
+        if not isinstance(element, BindParameter):
+            return None
+        text = element.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+        return literal_column(str(text), element.type)
+
+    replaced: ColumnElement[Any] = visitors.replacement_traverse(expression, {}, literal)
+    return replaced
 
 
 def _stamped(

@@ -87,7 +87,7 @@ class TimeMachine:
     def __init__(self, bind: Any, at: Any, manager: VersioningManager | None) -> None:
         configure_mappers()
         self._manager = manager or _manager_of(at)
-        self._plans = _table_plans(self._manager)
+        self._plans = self._manager.models.table_plans
         if not self._plans:
             raise VersioningError("time_machine(): the manager has no versioned classes")
         self._at = moment(next(iter(self._manager.models.plans.values())), at)
@@ -284,11 +284,6 @@ def _rows_at(plan: TablePlan, at: int, default_schema: str | None) -> Select[Any
         return rows
     same = and_(*(live.c[c.name] == version for c, version in plan.keys))
     return rows.select_from(plan.version.outerjoin(live, same))
-
-
-def _table_plans(manager: VersioningManager) -> list[TablePlan]:
-    found = [table for plan in manager.models.plans.values() for table in plan.tables]
-    return list(dict.fromkeys([*found, *manager.models.associations.values()]))
 
 
 def _manager_of(at: Any) -> VersioningManager:

@@ -143,7 +143,7 @@ def write_parents(
         of_child, of_parent = one.child in tables, one.parent in tables and amended
         if not (of_child or of_parent):
             continue
-        statement = writer._built(("tracked", one), functools.partial(_changed_parents, one))
+        statement = writer.built(("tracked", one), functools.partial(_changed_parents, one))
         rows = unit.connection.execute(statement, {"history__tx": unit.tx}).all()
         keep = {as_key(row[:-1]) for row in rows}
         changed = [as_key(row[:-1]) for row in rows if not row[-1]]
@@ -156,8 +156,8 @@ def write_parents(
                 one.parent.tx == unit.tx, one.parent.op == Operation.UPDATE
             )
             settle = [k for row in unit.connection.execute(own) if (k := as_key(row)) not in keep]
-            if settle and writer._settle(unit, {one.parent: Amendment(settle=settle)}):
-                writer._forget_empty_transaction(unit)
+            if settle and writer.settle(unit, {one.parent: Amendment(settle=settle)}):
+                writer.forget_empty_transaction(unit)
                 changed = settle
         if changed:
             written.update(dict.fromkeys(hierarchy, changed))

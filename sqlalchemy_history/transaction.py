@@ -47,17 +47,19 @@ def collect_values(
     """Values for a transaction row by column key; the later source wins.
 
     :param sources: where values come from, for messages, and values by attribute name.
-    :raises ImproperlyConfigured: for a name that is no column of ``transaction_cls``.
+    :raises ImproperlyConfigured: for a name that is no column of ``transaction_cls``, and for
+        ``id``, which the database gives.
     """
     found: dict[str, Any] = {}
     for where, values in sources:
         for name, value in values.items():
             prop = transaction_cls.__mapper__.attrs.get(name)
-            if not isinstance(prop, ColumnProperty):
-                columns = [p.key for p in transaction_cls.__mapper__.column_attrs]
+            if not isinstance(prop, ColumnProperty) or name == "id":
+                columns = [p.key for p in transaction_cls.__mapper__.column_attrs if p.key != "id"]
+                what = f"{name!r} to be set" if name == "id" else repr(name)
                 raise ImproperlyConfigured(
                     f"{where} says {name}={value!r}, but {transaction_cls.__name__} has no column "
-                    f"{name!r}; {nearest(name, columns)}"
+                    f"{what}; {nearest(name, columns)}"
                 )
             found[prop.columns[0].key] = value() if callable(value) else value
     return found
@@ -84,6 +86,9 @@ class UTCDateTime(TypeDecorator[datetime.datetime]):
         )
 
 
+_NAIVE: Final = ("sqlite", "mysql", "mariadb")
+
+
 class AwareDateTime(UTCDateTime):
     """An aware UTC datetime, also on databases that store none."""
 
@@ -97,9 +102,10 @@ class AwareDateTime(UTCDateTime):
     ) -> datetime.datetime | None:
         if value is None:
             return None
-        if value.tzinfo is None:
-            return value.replace(tzinfo=datetime.timezone.utc)
-        return value.astimezone(datetime.timezone.utc)
+        utc = datetime.timezone.utc
+        value = value.replace(tzinfo=utc) if value.tzinfo is None else value.astimezone(utc)
+        # these store none, and a literal is no place for one
+        return value.replace(tzinfo=None) if dialect.name in _NAIVE else value
 
     def process_result_value(
         self, value: datetime.datetime | None, dialect: Dialect
@@ -112,6 +118,9 @@ class AwareDateTime(UTCDateTime):
 #: BIGINT, but a SQLite rowid where only INTEGER PRIMARY KEY is one
 TransactionId: Final = BigInteger().with_variant(Integer(), "sqlite")
 
+
+#: in the Table.info of what ``copy_table()`` made
+COPY_KEY: Final = "sqlalchemy_history.copy"
 
 #: where Table.info keeps the class that a factory made for it
 _MADE_KEY: Final = "sqlalchemy_history.transaction"
@@ -258,15 +267,34 @@ def _single_key(user: Mapper[Any]) -> Column[Any]:
     return key  # type: ignore[no-any-return]
 
 
-def copy_transaction_table(table: Table, metadata: MetaData) -> None:
-    """Let ``create_all()`` of a second Base create the transaction table in its database too."""
+def copy_table(table: Table, metadata: MetaData) -> None:
+    """Let ``create_all()`` of a second Base create ``table`` in its database too.
+
+    Without foreign keys: what they refer to may not be there.
+    """
     if _table_key(table.name, table.schema) not in metadata.tables:
         Table(
             table.name,
             metadata,
-            *(_id_column(table.name) if c.primary_key else Column(c.name, c.type) for c in table.c),
+            *map(_copy_column, table.c),
             schema=table.schema or BLANK_SCHEMA,
+            info={**table.info, COPY_KEY: True},
         )
+
+
+def _copy_column(column: Column[Any]) -> Column[Any]:
+    default, server_default = column.default, column.server_default
+    return Column(
+        column.name,
+        column.type,
+        *([Sequence(default.name)] if isinstance(default, Sequence) else []),
+        key=column.key,
+        primary_key=column.primary_key,
+        autoincrement=column.autoincrement,
+        nullable=column.nullable,
+        index=column.index,
+        server_default=getattr(server_default, "arg", None),
+    )
 
 
 def _table_key(name: str, schema: str | None) -> str:

@@ -359,8 +359,9 @@ class UnitOfWork:
     def current_transaction(self) -> Any:
         """The Transaction object of this database transaction, None while there is none."""
         for unit in self.connections.values():
+            self.manager.native.read_transaction(unit)
             if unit.tx is not None:
-                unit.keep_transaction = True
+                self.manager.keep_transaction(unit)
                 return self.session.get(self.manager.transaction_cls, unit.tx)
         return None
 

@@ -48,7 +48,7 @@ from sqlalchemy import (
 from .compare import identical
 from .keys import KeyFormat
 from .operation import Operation
-from .plan import Key, TablePlan, as_key, key_values
+from .plan import Key, TablePlan, as_key, key_values, same_object
 from .prepared import Outcome, Prepared, is_quiet
 from .unit_of_work import MAYBE, Amendment, Changes, ConnectionUnit, merge_into
 
@@ -84,7 +84,7 @@ class Writer:
         #: shows what was there when the transaction began
         self._locks_gaps = dialect.name in ("mysql", "mariadb")
         #: INSERT ... SELECT ... RETURNING is one statement
-        self._selects_and_returns = dialect.insert_returning and dialect.name in (
+        self.selects_and_returns = dialect.insert_returning and dialect.name in (
             "sqlite",
             "postgresql",
             "mysql",
@@ -119,9 +119,9 @@ class Writer:
             if amendment:
                 self._amend(unit, plan, amendment)
         if any(amend.values()):
-            settled = self._settle(unit, {plan: a for plan, a in amend.items() if a.settle})
+            settled = self.settle(unit, {plan: a for plan, a in amend.items() if a.settle})
             if settled or any(a.void for a in amend.values()):
-                self._forget_empty_transaction(unit)
+                self.forget_empty_transaction(unit)
         return any(amend.values())
 
     def create_transaction(
@@ -133,7 +133,7 @@ class Writer:
     ) -> bool:
         """Insert the transaction row, unless there is a ``condition`` that does not hold."""
         connection = unit.connection
-        if self._selects_and_returns:
+        if self.selects_and_returns:
             values = transaction_values(table, row)
             parameters = transaction_parameters(values)
             name: Hashable = ("begin", table, tuple(values))
@@ -224,12 +224,13 @@ class Writer:
                     plan,
                     keys,
                     ("close", unsure),
-                    partial(self._close_statement, plan, unsure),
+                    partial(self.close_statement, plan, unsure),
                 )
 
-    def _close_statement(
+    def close_statement(
         self, plan: TablePlan, unsure: bool, key: Callable[[FromClause], ColumnElement[bool]]
     ) -> Executable:
+        """End the open versions of the rows that ``key`` names; if ``unsure``, where they differ."""
         v = plan.version
         statement = update(v).where(key(v), plan.strategy.is_open(plan, v)).values({plan.end: TX})
         return statement.where(self._changed_since(plan, v)) if unsure else statement
@@ -261,7 +262,7 @@ class Writer:
             return keys if found.row is not None else ()
         if not self._locks_gaps:
             return keys
-        statement = self._built(
+        statement = self.built(
             ("used", plan),
             lambda: (
                 select(*plan.keys_of(v)).where(self.key_clause(plan, v, "keys", False)).distinct()
@@ -339,7 +340,7 @@ class Writer:
                 operation = Operation.INSERT if name == "inserted" else Operation.UPDATE
                 copy = self.copy_of_live(plan, operation, TX).where(key(plan.parent))
                 if name == "unsure":
-                    copy = copy.where(self._nothing_open(plan))
+                    copy = copy.where(self.nothing_open(plan))
                 selects.append(copy)
         return insert(plan.version).from_select(
             version_columns(plan), selects[0] if len(selects) == 1 else union_all(*selects)
@@ -347,7 +348,7 @@ class Writer:
 
     def copy_of_live(self, plan: TablePlan, operation: int, tx: ColumnElement[Any]) -> Select[Any]:
         """The live rows as versions."""
-        copy = select(*(live for live, _ in plan.columns), tx, _operation(operation))
+        copy = select(*(live for live, _ in plan.columns), tx, number(operation))
         return copy.distinct() if plan.association and not plan.parent.primary_key.columns else copy
 
     def copy_of_version(
@@ -355,12 +356,15 @@ class Writer:
     ) -> Select[Any]:
         """The last versions of rows as the versions that say that they were deleted."""
         columns = (old.c[version.key] for _, version in plan.columns)
-        copy = select(*columns, tx, _operation(Operation.DELETE))
+        copy = select(*columns, tx, number(Operation.DELETE))
         # SQLAlchemy-Continuum leaves several open versions of one association row
         return copy.distinct() if plan.association else copy
 
-    def _nothing_open(self, plan: TablePlan) -> ColumnElement[bool]:
-        """Of rows that may have changed: those that did. The closing has decided it already."""
+    def nothing_open(self, plan: TablePlan) -> ColumnElement[bool]:
+        """The live row has no open version: of rows that may have changed, those that did.
+
+        The closing has decided it already.
+        """
         if not plan.strategy.has_end:
             return self.changed(plan)
         v = plan.version.alias("still_open")
@@ -414,7 +418,7 @@ class Writer:
             found: dict[Key, int] = {}
             for portion in format_.portions(doubtful):
                 rows = unit.connection.execute(
-                    self._built(
+                    self.built(
                         ("recorded", plan),
                         lambda: select(plan.op_of(v), *plan.keys_of(v)).where(
                             plan.tx_of(v) == TX, self.key_clause(plan, v, "keys", False)
@@ -438,7 +442,7 @@ class Writer:
                 plan,
                 amendment.refresh,
                 ("refresh",),
-                lambda key: self._refresh_statement(plan, key),
+                lambda key: self.refresh_statement(plan, key),
             )
         if amendment.mark_deleted:
             self._by_keys(
@@ -449,7 +453,7 @@ class Writer:
                 lambda key: (
                     update(v)
                     .where(key(v), plan.tx_of(v) == TX)
-                    .values({plan.op: _operation(Operation.DELETE)})
+                    .values({plan.op: number(Operation.DELETE)})
                 ),
             )
         if amendment.void:
@@ -457,13 +461,17 @@ class Writer:
         unit.record(plan, Operation.UPDATE, amendment.settle)
         unit.record(plan, Operation.DELETE, amendment.mark_deleted)
 
-    def _refresh_statement(
+    def refresh_statement(
         self, plan: TablePlan, key: Callable[[FromClause], ColumnElement[bool]]
     ) -> Executable:
+        """This transaction's versions of the rows that ``key`` names take the live values.
+
+        A DELETE becomes an UPDATE: its row came back.
+        """
         v, live = plan.version, plan.parent
         same_row = plan.same_key(live, v)
         operation = case(
-            (plan.op_of(v) == _operation(Operation.DELETE), _operation(Operation.UPDATE)),
+            (plan.op_of(v) == number(Operation.DELETE), number(Operation.UPDATE)),
             else_=plan.op_of(v),
         )
         keys = {version for _, version in plan.keys}
@@ -485,15 +493,18 @@ class Writer:
         """Conditions of an UPDATE that look at another table, which Oracle's cannot join."""
         return [exists().where(*conditions)] if self.dialect.name == "oracle" else conditions
 
-    def _settle(self, unit: ConnectionUnit, amend: Mapping[TablePlan, Amendment]) -> bool:
-        """Take back the versions of rows that are again as they were before the transaction."""
+    def settle(self, unit: ConnectionUnit, amend: Mapping[TablePlan, Amendment]) -> bool:
+        """Take back the versions of rows that are again as they were before the transaction.
+
+        Returns whether there was one; see ``forget_empty_transaction()`` then.
+        """
         any_equal = False
         for plan, amendment in amend.items():
             if plan is not plan.hierarchy[0]:
                 continue
             equal: list[Key] = []
             for portion in self.format(plan).portions(amendment.settle):
-                statement = self._built(("settle", plan), partial(self._settle_statement, plan))
+                statement = self.built(("settle", plan), partial(self._settle_statement, plan))
                 parameters = self.key_parameters(plan, portion, "keys", False)
                 rows = unit.connection.execute(statement, parameters | {"history__tx": unit.tx})
                 equal.extend(as_key(row) for row in rows)
@@ -505,21 +516,24 @@ class Writer:
 
     def _settle_statement(self, plan: TablePlan) -> Executable:
         own = plan.version.alias("own")
-        statement = select(*plan.keys_of(own)).where(
-            self.key_clause(plan, own, "keys", False),
-            plan.op_of(own) == _operation(Operation.UPDATE),
+        which = self.key_clause(plan, own, "keys", False)
+        return select(*plan.keys_of(own)).where(which, self.is_settled(plan, own))
+
+    def is_settled(self, plan: TablePlan, own: FromClause) -> ColumnElement[bool]:
+        """``own``, a version of this transaction in a root table, says nothing new.
+
+        Nor do those that this transaction wrote for it in the other tables of the hierarchy.
+        """
+        conditions = [
+            plan.op_of(own) == number(Operation.UPDATE),
             self._equals_previous(plan, own),
-        )
+        ]
         for other in plan.hierarchy[1:]:
             part = other.version.alias()
-            statement = statement.where(
-                ~exists().where(
-                    self._same_row(other, part, plan, own),
-                    other.tx_of(part) == TX,
-                    ~self._equals_previous(other, part),
-                )
-            )
-        return statement
+            news = ~self._equals_previous(other, part)
+            same = same_object(other, part, plan, own)
+            conditions.append(~exists().where(same, other.tx_of(part) == TX, news))
+        return and_(*conditions)
 
     def _equals_previous(self, plan: TablePlan, own: FromClause) -> ColumnElement[bool]:
         """``own`` is this transaction's version and says what the one before it said."""
@@ -537,8 +551,8 @@ class Writer:
         same: Select[Any] = select(literal_column("1")).where(
             plan.same_key(before, own),
             is_previous,
-            plan.op_of(before) != _operation(Operation.DELETE),
-            self._identical(plan, own, before),
+            plan.op_of(before) != number(Operation.DELETE),
+            self.same_values(plan, own, before),
         )
         return and_(plan.tx_of(own) == TX, self.current(same).correlate(own).exists())
 
@@ -564,7 +578,7 @@ class Writer:
             )
         unit.record(plan, None, keys)
 
-    def _forget_empty_transaction(self, unit: ConnectionUnit) -> None:
+    def forget_empty_transaction(self, unit: ConnectionUnit) -> None:
         """Take the transaction row back if none of its versions is left."""
         if unit.keep_transaction:
             return
@@ -614,7 +628,7 @@ class Writer:
     ) -> None:
         newest = 0
         for portion in self.format(plan).portions(keys) if keys else ():
-            statement = self._built(
+            statement = self.built(
                 ("newest", plan, plan.strategy.has_end),
                 lambda: build(lambda from_: self.key_clause(plan, from_, "keys", False)),
             )
@@ -678,7 +692,7 @@ class Writer:
         if plan is not plan.hierarchy[0]:
             root = plan.hierarchy[0]
             return exists().where(
-                self._same_row(root, root.version, plan, plan.parent),
+                same_object(root, root.version, plan, plan.parent),
                 root.tx_of(root.version) == TX,
             )
         differs = [self._differs(plan, plan.parent)]
@@ -686,7 +700,7 @@ class Writer:
             live = part.parent
             differs.append(
                 exists().where(
-                    self._same_row(part, live, plan, plan.parent), self._differs(part, live)
+                    same_object(part, live, plan, plan.parent), self._differs(part, live)
                 )
             )
         return or_(*differs)
@@ -697,8 +711,8 @@ class Writer:
         return ~exists().where(
             plan.same_key(v, live),
             plan.strategy.is_open(plan, v),
-            plan.op_of(v) != _operation(Operation.DELETE),
-            self._identical(plan, live, v),
+            plan.op_of(v) != number(Operation.DELETE),
+            self.same_values(plan, live, v),
         )
 
     def _changed_since(self, plan: TablePlan, v: FromClause) -> ColumnElement[bool]:
@@ -708,21 +722,13 @@ class Writer:
             return exists().where(plan.same_key(live, v), self.changed(plan))
         return exists().where(
             plan.same_key(live, v),
-            or_(
-                plan.op_of(v) == _operation(Operation.DELETE), not_(self._identical(plan, live, v))
-            ),
+            or_(plan.op_of(v) == number(Operation.DELETE), not_(self.same_values(plan, live, v))),
         )
 
-    def _same_row(
-        self, one_plan: TablePlan, one: FromClause, other_plan: TablePlan, other: FromClause
-    ) -> ColumnElement[bool]:
-        return and_(
-            *(a == b for a, b in zip(one_plan.keys_of(one), other_plan.keys_of(other), strict=True))
-        )
-
-    def _identical(
+    def same_values(
         self, plan: TablePlan, one: FromClause, other: FromClause
     ) -> ColumnElement[bool]:
+        """``one`` and ``other``, live rows or versions, hold the same, keys apart."""
         keys = {column for column, _ in plan.keys}
         return and_(
             true(),
@@ -794,7 +800,8 @@ class Writer:
             prepared = self._prepared[name] = Prepared(build(), self.dialect)
         return prepared.execute(unit.connection, parameters, quietly=unit.is_quiet)
 
-    def _built(self, name: Hashable, build: Callable[[], Any]) -> Any:
+    def built(self, name: Hashable, build: Callable[[], Any]) -> Any:
+        """The statement ``name``; ``build`` makes it when it is first asked for."""
         statement = self._statements.get(name)
         if statement is None:
             statement = self._statements[name] = build()
@@ -806,7 +813,8 @@ def version_columns(plan: TablePlan) -> list[str]:
     return [*(version.key for _, version in plan.columns), plan.tx.key, plan.op.key]
 
 
-def _operation(operation: int) -> ColumnElement[int]:
+def number(operation: int) -> ColumnElement[int]:
+    """An operation in SQL."""
     return literal_column(str(operation), SmallInteger)
 
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import produce_migrations
+from alembic.migration import MigrationContext
+from alembic.operations.ops import CreateTableOp
 from sqlalchemy.engine import Engine
+from sqlalchemy.orm import mapped_column
 
+import sqlalchemy_history.ext.alembic  # noqa: F401 - autogenerate finds it by its import
 from alembic_project import Project
+from sqlalchemy_history.plugins import ChangeLogPlugin
 
 pytestmark = [pytest.mark.sqlite_file, pytest.mark.timeout(300)]
 
@@ -269,3 +277,33 @@ def test_written_by_hand(project: Project) -> None:
     assert project.run("upgrade head", "check", script=SHOW) == [[0, "b", None], []]
     project.models(VERSIONED)
     project.run("downgrade -1", "same")
+
+
+@pytest.mark.parametrize("plugins", [[ChangeLogPlugin()]])
+def test_two_bases_in_one_database(
+    versioning: Any, plugins: Any, make_base: Any, engine: Engine
+) -> None:
+    """What the Bases of a manager share is made once, and seen as there from then on."""
+    bases = [make_base(), make_base()]
+
+    class Article(bases[0]):
+        __tablename__ = "article"
+        __versioned__ = {}
+        id = mapped_column(sa.Integer, primary_key=True)
+
+    class Tag(bases[1]):
+        __tablename__ = "tag"
+        __versioned__ = {}
+        id = mapped_column(sa.Integer, primary_key=True)
+
+    metadata = [base.metadata for base in bases]
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        upgrade = produce_migrations(context, metadata).upgrade_ops
+        made = [one.table_name for one in upgrade.ops if isinstance(one, CreateTableOp)]
+        assert len(made) == len(set(made))
+        assert {"transaction", "changelog", "article_version", "tag_version"} <= set(made)
+    make_base.create_all(engine)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert produce_migrations(context, metadata).upgrade_ops.as_diffs() == []

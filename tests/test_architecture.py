@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -220,6 +221,31 @@ def test_no_module_is_called_utils_or_the_like() -> None:
     """A module is called by what it is about; `utils` is only there to re-export."""
     parts = {part for name in modules() for part in name.split(".")}
     assert not parts & (FORBIDDEN_NAMES - RE_EXPORTS)
+
+
+def test_private_methods_stay_in_their_module() -> None:
+    """What a class does for other modules has a public name; what begins with `_` is its own."""
+    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in modules().items()}
+    private = {
+        name: {
+            method.name
+            for cls in ast.walk(tree)
+            if isinstance(cls, ast.ClassDef)
+            for method in cls.body
+            if isinstance(method, ast.FunctionDef) and re.match("_[^_]", method.name)
+        }
+        for name, tree in trees.items()
+    }
+    wrong = [
+        f"{name}, line {node.lineno}: {ast.unparse(node)}"
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node.value) not in {"self", "cls", "statement"}  # the last: SQLAlchemy's
+        and node.attr not in private[name]
+        and any(node.attr in methods for methods in private.values())
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("name", ["__init__", *sorted(RE_EXPORTS)])

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import aliased, mapped_column, relationship, with_loader_criteria
 
 from chain import DELETE, INSERT, UPDATE, count_transactions, history, laws
-from sqlalchemy_history import versioning_disabled
+from sqlalchemy_history import verify, versioning_disabled
 
 __all__ = ["laws"]
 
@@ -956,3 +956,23 @@ def test_async_sessions(versioning, Base, run_async, open_async_session) -> None
         assert found == [(1, INSERT, 1, 1), (1, INSERT, 2, 2), (2, DELETE, 1, 1), (2, UPDATE, 2, 5)]
 
     run_async(main)
+
+
+def test_value_made_of_a_column_without_history_that_is_set_before(
+    versioning: Any, Base: Any, open_session: Any
+) -> None:
+    """MySQL assigns from left to right, whether a column has a history or not."""
+
+    class Word(Base):
+        __tablename__ = "word"
+        __versioned__ = {"exclude": ["hidden"]}
+        id = mapped_column(sa.Integer, primary_key=True)
+        hidden = mapped_column(sa.String(20))
+        text = mapped_column(sa.String(20))
+
+    session = open_session()
+    session.add(Word(id=1, hidden="old", text="t"))
+    session.commit()
+    session.execute(sa.update(Word).values(hidden="new", text=Word.hidden))
+    session.commit()
+    assert verify(session, Word) == []

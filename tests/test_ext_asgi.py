@@ -60,6 +60,33 @@ def test_fastapi_endpoints_of_both_kinds(run_async: Any) -> None:
     assert dict(current_context()) == {}
 
 
+def test_litestar_handlers_of_both_kinds(run_async: Any) -> None:
+    """Litestar takes the middleware as it is, and threads of its see the context too."""
+    litestar = pytest.importorskip("litestar")
+
+    @litestar.get("/async/{number:int}")
+    async def asynchronous(request: litestar.Request) -> Any:
+        request.state.user_id = request.path_params["number"]
+        await asyncio.sleep(0)
+        return values()
+
+    @litestar.get("/sync/{number:int}", sync_to_thread=True)
+    def synchronous(request: litestar.Request) -> Any:
+        request.state.user_id = request.path_params["number"]
+        return values()
+
+    for handler in (asynchronous, synchronous):
+        # the annotations are text, and name what only this function knows
+        handler.signature_namespace["litestar"] = litestar
+    middleware = litestar.middleware.DefineMiddleware(
+        TransactionContextMiddleware, user_id=lambda scope: scope["state"].get("user_id")
+    )
+    app = litestar.Litestar([asynchronous, synchronous], middleware=[middleware])
+    assert fetch(run_async, app, "/async/3", "/sync/4") == [
+        {"remote_addr": "10.0.0.1", "user_id": number} for number in (3, 4)
+    ]
+
+
 def test_starlette_and_mounted_applications(run_async: Any) -> None:
     """What is mounted below the middleware is inside of it."""
 

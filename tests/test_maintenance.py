@@ -639,14 +639,13 @@ def test_redact_reaches_what_plugins_keep(
         ]
     )
     session.commit()
+    loaded = session.scalars(sa.select(activity).order_by(activity.id)).all()
     h.redact(session, models.Article, 1, columns={"name": "(erased)"})
+    expected = [("named", None), ("linked", None), ("named", {"name": "public"})]
+    assert [(one.verb, one.data) for one in loaded] == expected
     session.commit()
     found = session.execute(sa.select(activity.verb, activity.data).order_by(activity.id)).all()
-    assert [tuple(row) for row in found] == [
-        ("named", None),
-        ("linked", None),
-        ("named", {"name": "public"}),
-    ]
+    assert [tuple(row) for row in found] == expected
 
 
 @sqlite_only

@@ -16,7 +16,7 @@ from sqlalchemy_history import (
     versioning_manager,
 )
 from sqlalchemy_history.native import create_triggers, drop_triggers
-from sqlalchemy_history.plugins import NullDeletePlugin
+from sqlalchemy_history.plugins import NullDeletePlugin, TransactionMetaPlugin
 
 __all__ = ["laws"]
 
@@ -363,6 +363,59 @@ def test_triggers_and_sessions_share_a_transaction(
         session.commit()
     for cls in (Article, Note):
         assert history(engine, cls) == [(1, INSERT, 1, "a"), (2, INSERT, 2, "a")]
+
+
+def by_object(session: Any, Article: Any) -> None:
+    session.get(Article, 1).name = "first"
+
+
+def by_statement(session: Any, Article: Any) -> None:
+    session.execute(sa.update(Article).values(name="first"))
+
+
+def by_text(session: Any, Article: Any) -> None:
+    session.execute(sa.text("UPDATE article SET name = 'first'"))
+
+
+@pytest.mark.parametrize("plugins", [[TransactionMetaPlugin()]])
+@pytest.mark.parametrize("write", [by_object, by_statement, by_text])
+def test_what_is_said_about_a_transaction_follows_it(
+    versioning: Any, plugins: Any, Article: Any, open_session: Any, engine: Any, write: Any
+) -> None:
+    """A trigger gave the transaction another id: its object and its meta are those of the new one."""
+    session = open_session()
+    session.add(Article(id=1, name="a"))
+    session.commit()
+    unit_of_work = versioning.unit_of_work(session)
+    first = unit_of_work.create_transaction(session)
+    first.meta = {"ticket": "A-17"}
+    session.flush()
+    with engine.begin() as second:
+        second.exec_driver_sql("UPDATE article SET name = 'second'")
+    write(session, Article)
+    session.flush()
+    assert unit_of_work.current_transaction is first
+    first.meta["by"] = "me"
+    session.commit()
+    last = session.get(Article, 1).versions[-1]
+    assert last.transaction is first
+    assert dict(first.meta) == {"ticket": "A-17", "by": "me"}
+    rows = session.execute(sa.text("SELECT transaction_id, key FROM transaction_meta")).all()
+    assert {tuple(row) for row in rows} == {(first.id, "ticket"), (first.id, "by")}
+
+
+def test_the_transaction_of_a_trigger_is_the_current_one(
+    versioning: Any, Article: Any, open_session: Any
+) -> None:
+    """A session finds the row that a trigger has made, with what its own context said."""
+    session = open_session()
+    with transaction_context(remote_addr="here"):
+        session.add(Article(id=1, name="a"))
+        session.flush()
+        found = versioning.unit_of_work(session).current_transaction
+    assert found.remote_addr == "here"
+    session.commit()
+    assert session.get(Article, 1).versions[0].transaction is found
 
 
 def test_a_plugin_that_has_to_be_told_is_refused(Article: Any) -> None:

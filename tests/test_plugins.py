@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import datetime
 import uuid
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from sqlalchemy_history import ImproperlyConfigured, NoChangesAttribute, version_class
+from sqlalchemy_history import (
+    ImproperlyConfigured,
+    NoChangesAttribute,
+    VersioningError,
+    transaction_context,
+    version_class,
+)
 from sqlalchemy_history import plugins as built_in
 from sqlalchemy_history.plugins import (
     ActivityPlugin,
@@ -453,6 +460,17 @@ def test_activity_alone_makes_a_transaction(
 
 
 @uses(ActivityPlugin)
+def test_activity_about_an_object_that_was_not_added(
+    Article: Any, versioning: Any, open_session: Any
+) -> None:
+    """An activity about something without a key would be about nothing: it is refused."""
+    session = open_session()
+    session.add(versioning.activity_cls(verb="create", object=Article(name="a")))
+    with pytest.raises(VersioningError, match=r"object of activity 'create' is a Article"):
+        session.flush()
+
+
+@uses(ActivityPlugin)
 def test_activity_about_deleted_object(Article: Any, versioning: Any, open_session: Any) -> None:
     """The version of an object that the same flush deletes is the DELETE version."""
     session = open_session()
@@ -657,6 +675,30 @@ def test_change_log_has_the_net_change(Article: Any, versioning: Any, open_sessi
 
 
 @uses(ChangeLogPlugin)
+def test_change_log_of_transactions_with_one_time(
+    Article: Any, versioning: Any, open_session: Any
+) -> None:
+    """What a transaction changes once more, or takes back, is its own alone, whatever its time."""
+    session = open_session()
+    then = datetime.datetime(2001, 2, 3)
+    with transaction_context(issued_at=then):
+        session.add(Article(id=1, name="a"))
+        session.commit()
+        session.get(Article, 1).name = "b"
+        session.flush()
+        session.get(Article, 1).name = "c"
+        session.commit()
+        session.add(Article(id=2, name="a"))
+        session.flush()
+        session.delete(session.get(Article, 2))
+        session.commit()
+    assert [row[1:] for row in rows(session, "changelog", "id", "row_id", "event_type")] == [
+        ("1", "INSERT"),
+        ("1", "UPDATE"),
+    ]
+
+
+@uses(ChangeLogPlugin)
 def test_change_log_of_composite_keys(Tag: Any, versioning: Any, open_session: Any) -> None:
     """A composite key is kept as a JSON list, and can be searched for."""
     session = open_session()
@@ -771,3 +813,60 @@ def test_plugin_rows_follow_a_transaction_that_moves(
 def test_every_plugin_is_exported() -> None:
     """The plugins of the peers have their names here."""
     assert set(built_in.__all__) >= {cls.__name__ for cls in ALL} | {"Plugin", "PluginCollection"}
+
+
+@pytest.fixture
+def two_bases(versioning: Any, make_base: Any, engine: Any) -> Any:
+    """Two Bases of one manager, each in a database of its own, and a session over both."""
+    bases = [make_base(), make_base()]
+    engines = [engine, sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool)]
+
+    class Page(bases[0]):
+        __tablename__ = "page"
+        __versioned__ = {}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str] = mapped_column(sa.String(20))
+
+    class Sheet(bases[1]):
+        __tablename__ = "sheet"
+        __versioned__ = {}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str] = mapped_column(sa.String(20))
+
+    for base, bind in zip(bases, engines, strict=True):
+        base.metadata.create_all(bind)
+    yield SimpleNamespace(bases=bases, engines=engines, models=[Page, Sheet])
+    engines[1].dispose()
+
+
+@uses(ChangeLogPlugin, TransactionChangesPlugin, CountRows)
+def test_each_base_has_the_tables_of_plugins(two_bases: Any) -> None:
+    """A second Base in another database: plugins keep there what was changed there."""
+    with Session(binds=dict(zip(two_bases.bases, two_bases.engines, strict=True))) as session:
+        session.add_all([cls(id=i, name="a") for i, cls in enumerate(two_bases.models, 1)])
+        session.commit()
+    for i, engine in enumerate(two_bases.engines, 1):
+        with engine.connect() as connection:
+            logged = connection.execute(sa.text("SELECT row_id, event_type FROM changelog")).all()
+            names = connection.scalars(sa.text("SELECT entity_name FROM transaction_changes")).all()
+            counts = connection.execute(sa.text("SELECT name, number FROM row_count")).all()
+        assert [tuple(row) for row in logged] == [(str(i), "INSERT")]
+        name = two_bases.models[i - 1].__name__
+        assert names == [name]
+        assert [tuple(row) for row in counts] == [(name.lower(), 1)]
+
+
+@uses(ActivityPlugin)
+@pytest.mark.parametrize("first", [0, 1])
+def test_activity_is_about_its_own_database(two_bases: Any, versioning: Any, first: int) -> None:
+    """Transactions of two databases may have one id: an activity belongs to that of its own."""
+    activity_cls = versioning.activity_cls
+    engine = two_bases.engines[1]
+    binds = {**dict(zip(two_bases.bases, two_bases.engines, strict=True)), activity_cls: engine}
+    with Session(binds=binds) as session:
+        session.connection(bind_arguments={"mapper": two_bases.models[first]})
+        there = two_bases.models[1](id=1, name="a")
+        activity = activity_cls(verb="v", object=there)
+        session.add_all([two_bases.models[0](id=1, name="a"), there, activity])
+        session.commit()
+        assert activity.object_tx_id == activity.transaction_id

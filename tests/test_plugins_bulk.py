@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
+import sqlalchemy_history as h
 from sqlalchemy_history.plan import table_plan
 from sqlalchemy_history.plugins import (
     ActivityPlugin,
@@ -119,8 +120,11 @@ def versions(session: Session, m: SimpleNamespace) -> dict[str, list[dict[str, A
     return found
 
 
-def check(session: Session, m: SimpleNamespace) -> None:
-    """Every table of every plugin says what the versions say."""
+def check(session: Session, m: SimpleNamespace, unlogged: Container[Any] = ()) -> None:
+    """Every table of every plugin says what the versions say.
+
+    :param unlogged: (transaction, table) of which the change log says nothing.
+    """
     found = versions(session, m)
     manager = m.manager
     times = dict(
@@ -143,7 +147,8 @@ def check(session: Session, m: SimpleNamespace) -> None:
         for v in found[table.name]:
             tx, op = v["transaction_id"], v["operation_type"]
             key = tuple(v[k] for k in keys)
-            expected.append((times[tx], table.name, list(key), EVENTS[op]))
+            if (tx, table.name) not in unlogged:
+                expected.append((times[tx], table.name, list(key), EVENTS[op]))
             if table.name in m.classes:
                 names.add((tx, m.classes[table.name]))
             elif table.name == "document":
@@ -437,3 +442,41 @@ def test_plugins_agree_with_the_versions(m: SimpleNamespace, open_session: Any, 
     session.commit()
     check(session, m)
     assert (after == before) == (name in NOTHING)
+
+
+def behind_the_history(s: Session, m: SimpleNamespace) -> None:
+    """Changes of every kind that were not recorded."""
+    with h.versioning_disabled(s):
+        s.add_all([m.Article(id=7, name="new"), m.Tag(id=7), m.Letter(id=7, title="n")])
+        s.get(m.Article, 1).name = "changed"
+        s.get(m.Letter, 2).stamp = 9
+        s.delete(s.get(m.Note, 2))
+        s.flush()
+        s.execute(m.links.insert().values(article_id=1, tag_id=2))
+    s.commit()
+
+
+@pytest.mark.parametrize("within", [False, True], ids=["alone", "among changes"])
+def test_plugins_are_told_what_upkeep_writes(
+    m: SimpleNamespace, open_session: Any, within: bool
+) -> None:
+    """backfill() and repair() leave nothing out, but the log has no changes that did not happen."""
+    session = open_session()
+    seed(session, m)
+    behind_the_history(session, m)
+    known = {v["transaction_id"] for rows in versions(session, m).values() for v in rows}
+    if within:
+        session.get(m.Comment, 1).text = "changed too"
+        session.flush()
+    for cls in (m.Article, m.Tag, m.Comment, m.Note, m.Document):
+        h.backfill(session, cls)
+        h.repair(session, cls)
+    session.commit()
+    made = {
+        (v["transaction_id"], name) for name, rows in versions(session, m).items() for v in rows
+    }
+    reconstructed = {(tx, name) for tx, name in made if tx not in known and name != "comment"}
+    assert {"article", "tag", "document", "letter", "article_tag", "note"} == {
+        name for _, name in reconstructed
+    }
+    check(session, m, unlogged=reconstructed)

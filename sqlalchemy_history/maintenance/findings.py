@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from sqlalchemy_history.compare import identical
 from sqlalchemy_history.operation import Operation
-from sqlalchemy_history.plan import Key, TablePlan, as_key
+from sqlalchemy_history.plan import Key, TablePlan, as_key, same_object
 from sqlalchemy_history.strategy import STRATEGIES
 
 from .prune import equal_versions
@@ -158,7 +158,7 @@ def stray(root: TablePlan, part: TablePlan) -> Select[Any]:
     """(keys, transaction) of versions in a table of a hierarchy that the base table lacks."""
     v, base = part.version, root.version
     return select(*part.keys_of(v), part.tx_of(v)).where(
-        ~exists().where(_same_row(part, v, root, base), root.tx_of(base) == part.tx_of(v))
+        ~exists().where(same_object(part, v, root, base), root.tx_of(base) == part.tx_of(v))
     )
 
 
@@ -212,7 +212,7 @@ def wrong_now(work: Upkeep, root: TablePlan) -> Select[Any]:
     for part in root.hierarchy[1:]:
         other = part.parent
         differs.append(
-            exists().where(_same_row(part, other, root, live), _differs(work, part, other))
+            exists().where(same_object(part, other, root, live), _differs(work, part, other))
         )
     statement = select(*root.keys_of(live), latest, kind).where(
         or_(*differs), work.recorded_rows(root)
@@ -254,12 +254,4 @@ def _differs(work: Upkeep, plan: TablePlan, live: FromClause) -> ColumnElement[b
         _LAST.is_open(plan, v),
         plan.op_of(v) != Operation.DELETE,
         and_(true(), *same),
-    )
-
-
-def _same_row(
-    one_plan: TablePlan, one: FromClause, other_plan: TablePlan, other: FromClause
-) -> ColumnElement[bool]:
-    return and_(
-        *(a == b for a, b in zip(one_plan.keys_of(one), other_plan.keys_of(other), strict=True))
     )

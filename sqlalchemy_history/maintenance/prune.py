@@ -14,6 +14,7 @@ from sqlalchemy import (
     and_,
     delete,
     exists,
+    false,
     func,
     or_,
     select,
@@ -71,10 +72,15 @@ def remove_equal_versions(work: Upkeep, root: TablePlan) -> None:
 def equal_versions(
     work: Upkeep, root: TablePlan
 ) -> tuple[Select[Any], Sequence[ColumnElement[Any]]]:
-    """(keys, transaction) of versions that are equal, in all tables, to the one before."""
+    """(keys, transaction) of versions that are equal, in all tables, to the one before.
+
+    None of a class with ``track_relations``: its versions may be there for a collection.
+    """
     own = root.version.alias("own")
     columns = [*root.keys_of(own), root.tx_of(own)]
     statement = select(*columns).where(root.op_of(own) != Operation.DELETE)
+    if any(part.options.track_relations for part in root.hierarchy):
+        return statement.where(false()), columns
     for part in root.hierarchy:
         mine = own if part is root else part.version.alias()
         before, other = part.version.alias(), part.version.alias()

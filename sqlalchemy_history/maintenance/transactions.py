@@ -67,16 +67,14 @@ def _metadata_of_database(work: Upkeep) -> set[MetaData]:
 
     return {
         plan.root.parent.metadata
-        for plan in work.plan.manager._plans.values()
+        for plan in work.plan.manager.class_plans()
         if is_there(plan.mapper)
     }
 
 
 def _plans(work: Upkeep, metadata: set[MetaData]) -> list[TablePlan]:
-    manager = work.plan.manager
-    plans = [table for plan in manager._plans.values() for table in plan.tables]
-    plans += manager._associations.values()
-    return [plan for plan in dict.fromkeys(plans) if plan.parent.metadata in metadata]
+    plans = work.plan.manager.models.table_plans
+    return [plan for plan in plans if plan.parent.metadata in metadata]
 
 
 def _references(work: Upkeep, metadata: set[MetaData], versions: set[Table]) -> set[Any]:

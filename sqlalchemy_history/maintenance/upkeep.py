@@ -197,16 +197,17 @@ class Upkeep:
         part of that transaction instead.
         """
         own = self._unit_of_session()
-        if own is not None:
-            self.writer.write(own, changes, dict)
-            return
-        unit = self._unit()
-        self.writer.write(unit, changes, lambda: self.transaction_row(mark))
-        self._tx = unit.tx
+        unit = own or self._unit()
+        before = unit.tx
+        amended = self.writer.write(unit, changes, lambda: self.transaction_row(mark))
+        tables = {plan: written.keys for plan, written in changes.items()}
+        self.plan.manager.tell_plugins(unit, tables, amended, before, reconstructed=True)
+        if own is None:
+            self._tx = unit.tx
 
     def mark(self, prefix: str, text: str) -> None:
         """Make a transaction row that says who did what, and when."""
-        row = self.plan.manager._transaction_row(self.session)
+        row = self.plan.manager.transaction_row(self.session)
         table = self.plan.root.transaction
         if "remote_addr" in table.c:
             who = row.get("remote_addr")
@@ -216,7 +217,7 @@ class Upkeep:
 
     def transaction_row(self, mark: str) -> dict[str, Any]:
         """What ``transaction_context()`` says; ``mark`` as ``remote_addr`` where it says none."""
-        row = self.plan.manager._transaction_row(self.session)
+        row = self.plan.manager.transaction_row(self.session)
         if "remote_addr" in self.plan.root.transaction.c:
             row.setdefault("remote_addr", mark[:_MARK_LENGTH])
         return row

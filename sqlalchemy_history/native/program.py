@@ -40,8 +40,8 @@ from sqlalchemy import (
 from sqlalchemy.sql import visitors
 
 from sqlalchemy_history.operation import Operation
-from sqlalchemy_history.plan import TablePlan
-from sqlalchemy_history.write import TX, Writer, _operation, version_columns
+from sqlalchemy_history.plan import TablePlan, same_object
+from sqlalchemy_history.write import TX, Writer, number, version_columns
 
 #: what a step does, for those who have to put something between the steps
 AMEND: Final = "amend"
@@ -126,20 +126,18 @@ class Program:
         """The rows ``new`` were written; ``old`` are those that an UPDATE found."""
         writer = self.writer
         for plan in self.plan.hierarchy:
-            yield Step(AMEND, writer._refresh_statement(plan, partial(_are_of, new, plan)))
+            yield Step(AMEND, writer.refresh_statement(plan, partial(_are_of, new, plan)))
         for plan in self.plan.hierarchy:
             v, live = plan.version, plan.parent
             if plan.strategy.has_end:
                 are_touched = partial(_are_of, new, plan)
-                yield Step(CLOSE, writer._close_statement(plan, True, are_touched))
+                yield Step(CLOSE, writer.close_statement(plan, True, are_touched))
             known = self._was_live(plan)
             if old is not None:
                 known = or_(old.holds(plan.keys_of(live)), known)
-            operation = case(
-                (known, _operation(Operation.UPDATE)), else_=_operation(Operation.INSERT)
-            )
+            operation = case((known, number(Operation.UPDATE)), else_=number(Operation.INSERT))
             copy = select(*(c for c, _ in plan.columns), TX, operation).where(
-                new.holds(plan.keys_of(live)), writer._nothing_open(plan)
+                new.holds(plan.keys_of(live)), writer.nothing_open(plan)
             )
             if self.plan.hierarchy[1:]:
                 # the others of the hierarchy may be the reason why the row counts as changed
@@ -158,7 +156,7 @@ class Program:
             if plan.strategy.has_end
             else plan.strategy.is_open(plan, before)
         )
-        not_deleted = plan.op_of(before) != _operation(Operation.DELETE)
+        not_deleted = plan.op_of(before) != number(Operation.DELETE)
         return exists().where(plan.same_key(before, plan.parent), ended, not_deleted)
 
     def _settling(self, new: Rows) -> Iterator[Step]:
@@ -173,30 +171,14 @@ class Program:
             settled = [
                 plan.tx_of(v) == TX,
                 new.holds(plan.keys_of(v)),
-                *self._is_settled(root, own),
+                self.writer.is_settled(root, own),
             ]
             if plan is not root:
-                same = self.writer._same_row(root, own, plan, v)
+                same = same_object(root, own, plan, v)
                 settled = [*settled[:2], exists().where(same, *settled[2:])]
             yield Step(TAKE_BACK, delete(v).where(*settled))
         for plan in self.plan.hierarchy:
             yield from self._reopening(plan, new)
-
-    def _is_settled(self, root: TablePlan, own: FromClause) -> list[ColumnElement[bool]]:
-        conditions = [
-            root.op_of(own) == _operation(Operation.UPDATE),
-            self.writer._equals_previous(root, own),
-        ]
-        for other in root.hierarchy[1:]:
-            part = other.version.alias()
-            conditions.append(
-                ~exists().where(
-                    self.writer._same_row(other, part, root, own),
-                    other.tx_of(part) == TX,
-                    ~self.writer._equals_previous(other, part),
-                )
-            )
-        return conditions
 
     def _reopening(self, plan: TablePlan, rows: Rows) -> Iterator[Step]:
         if plan.strategy.has_end:
@@ -237,8 +219,8 @@ class Program:
         v, is_own = plan.version, plan.tx_of(plan.version) == TX
         keys = plan.keys_of(v)
         of_version = [old.holds(keys), true() if all_of_them else self._is_gone(keys)]
-        deleted = _operation(Operation.DELETE)
-        updated = plan.op_of(v) == _operation(Operation.UPDATE)
+        deleted = number(Operation.DELETE)
+        updated = plan.op_of(v) == number(Operation.UPDATE)
         yield Step(AMEND, update(v).where(*of_version, is_own, updated).values({plan.op: deleted}))
         if plan.end is not None:
             closing = [plan.strategy.is_open(plan, v), ~is_own, plan.op_of(v) != deleted]
@@ -256,7 +238,7 @@ class Program:
         if plan.association and not plan.parent.primary_key.columns:
             copy = copy.distinct()
         yield Step(OPEN, insert(v).from_select(version_columns(plan), copy))
-        inserted = plan.op_of(v) == _operation(Operation.INSERT)
+        inserted = plan.op_of(v) == number(Operation.INSERT)
         yield Step(TAKE_BACK, delete(v).where(*of_version, is_own, inserted))
         yield from self._reopening(plan, old)
 

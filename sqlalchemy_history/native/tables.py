@@ -84,7 +84,7 @@ class Native:
         backend = backend_of(connection, plans[0])
         path = backend.search_path(connection)
         shared = plans[0].transaction
-        statements = [*backend.create_shared(shared, self._all_plans(), path)]
+        statements = [*backend.create_shared(shared, self._manager.models.table_plans, path)]
         for plan in plans:
             statements += backend.create(plan, path)
         for statement in statements:
@@ -96,11 +96,6 @@ class Native:
             for statement in backend_of(connection, plan).drop(plan):
                 connection.execute(statement)
 
-    def _all_plans(self) -> list[TablePlan]:
-        models = self._manager.models
-        found = [table for plan in models.plans.values() for table in plan.tables]
-        return list(dict.fromkeys([*found, *models.associations.values()]))
-
     # -- sessions
 
     def about_to_write(self, unit: ConnectionUnit) -> None:
@@ -111,7 +106,7 @@ class Native:
         if unit.told and unit.told[0] is told[0] and unit.told[1] == told[1]:
             return
         table = self._manager.transaction_cls.__table__
-        row = transaction_values(table, self._manager._transaction_row(session))
+        row = transaction_values(table, self._manager.transaction_row(session))
         backend = backend_of(unit.connection, next(iter(self.plans)))
         backend.tell(unit.connection, table, row, anew=unit.told is None and unit.tx is None)
         unit.told = told
@@ -121,8 +116,13 @@ class Native:
         if self.plans and unit.told is not None:
             table = self._manager.transaction_cls.__table__
             tx = backend_of(unit.connection, None).known(unit.connection, table)
-            if tx != unit.tx:
+            before = unit.tx
+            if tx != before:
                 unit.set_tx(tx)
+                if before is not None:
+                    self._manager.transaction_moved(unit, before, tx)
+                if before is not None and tx is not None:
+                    unit.work.transaction_moved(before, tx)
 
     def say_transaction(self, unit: ConnectionUnit, before: int | None) -> None:
         """Let the triggers use the transaction row that the unit has."""

@@ -39,7 +39,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 from typing_extensions import override
 
 from sqlalchemy_history.config import nearest
-from sqlalchemy_history.exc import ImproperlyConfigured
+from sqlalchemy_history.exc import ImproperlyConfigured, VersioningError
 from sqlalchemy_history.hooks import Plugin, Written
 from sqlalchemy_history.plan import ClassPlan, Key, all_registries, as_key, class_plan
 
@@ -54,6 +54,8 @@ class ActivityPlugin(Plugin):
     An activity has ``verb``, ``data``, ``object``, ``target``, ``object_version`` and
     ``target_version`` (the versions that were current when it was flushed), ``transaction`` and
     ``actor``, the transaction's user. An activity alone is reason enough for a transaction row.
+    One about an object that is in no session, and so has no key, raises
+    :class:`~sqlalchemy_history.VersioningError`.
 
     :param any_key: whether the table has the columns ``object_key`` and ``target_key``, which hold
         keys that are composite or not integers; by default, if a versioned class has such a key.
@@ -116,23 +118,34 @@ class ActivityPlugin(Plugin):
             unit = manager.unit_of_work(session).connection_unit(connection)
             activity.transaction_id = manager.keep_transaction(unit)
             unit.plugin_news = True
-            session.info.setdefault(self, []).append(activity)
+            session.info.setdefault(self, []).append((connection, activity))
 
         event.listen(self.activity_cls, "before_insert", before_insert)
 
     @override
     def after_write(self, written: Written) -> None:
+        pending = written.session.info.pop(self, ())
+        # ids of transactions in two databases may be equal
+        elsewhere = [(c, a) for c, a in pending if c is not written.connection and not c.closed]
+        if elsewhere:
+            written.session.info[self] = elsewhere
         fresh = [
             activity
-            for activity in written.session.info.pop(self, ())
-            if activity.__dict__.get("transaction_id") == written.transaction_id
+            for connection, activity in pending
+            if connection is written.connection
+            and activity.__dict__.get("transaction_id") == written.transaction_id
             and activity in written.session
         ]
         if fresh:
             for activity in fresh:
                 activity.resolve()
                 for role in _ROLES:
-                    activity.__dict__.pop(f"_{role}", None)
+                    obj = activity.__dict__.pop(f"_{role}", None)
+                    if obj is not None and getattr(activity, f"{role}_type") is None:
+                        raise VersioningError(
+                            f"the {role} of activity {activity.verb!r} is a {type(obj).__name__} "
+                            f"that has no key: add it to the session, with the activity or before"
+                        )
             self._find_versions(written, {activity.id: activity for activity in fresh})
         if written.amended and written.transaction_id is not None:
             # a version that was taken back is nobody's object_version any more
@@ -204,7 +217,7 @@ class ActivityPlugin(Plugin):
             for role in _ROLES
         ]
         statement = update(self.activity_cls).where(or_(*about)).values(data=null())
-        session.execute(statement, execution_options={"synchronize_session": False})
+        session.execute(statement, execution_options={"synchronize_session": "fetch"})
 
 
 def _has_key(owner: type[Any], role: str, mapper: Mapper[Any], key: Key) -> ColumnElement[bool]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Sequence,
     String,
     delete,
+    func,
     insert,
     select,
 )
@@ -42,12 +44,21 @@ def _operations(
     return select(plan.op, *plan.keys_of(v)).where(is_written(v))
 
 
+class _Entries(NamedTuple):
+    """The entries of a transaction: those with its time, which came after the last one before."""
+
+    transaction_id: int
+    timestamp: datetime.datetime | None
+    before: int
+
+
 class ChangeLogPlugin(Plugin):
     """Keeps ``changelog(id, table_name, row_id, event_type, timestamp)``.
 
     A row that a transaction changed has one entry of that transaction, ``INSERT``, ``UPDATE`` or
     ``DELETE``, whatever the number of flushes; ``row_id`` is its primary key, a list of values if
     that is composite, stored as JSON text; ``timestamp`` is that of the transaction, aware, UTC.
+    What ``backfill()`` and ``repair()`` write down is no change, and has no entry.
 
     :ivar model_class: the class of the entries, also ``versioning_manager.changelog_cls``.
     """
@@ -78,17 +89,12 @@ class ChangeLogPlugin(Plugin):
 
     @override
     def after_write(self, written: Written) -> None:
-        if written.transaction_id is None:
+        if written.transaction_id is None or written.reconstructed:
             return
-        transaction = written.manager.transaction_cls.__table__
-        issued_at = written.connection.scalar(
-            select(transaction.c.issued_at).where(transaction.c.id == written.transaction_id)
-        )
-        # the entries of a transaction are told by its time; see transaction_moved()
-        written.session.info[self] = (written.transaction_id, issued_at)
+        own = self._entries_of(written)
         for plan in written.tables:
             if written.amended or written.keys(plan) is None:
-                self._forget(written.connection, issued_at, plan, written.keys(plan))
+                self._forget(written.connection, own, plan, written.keys(plan))
             rows = written.execute(
                 plan,
                 "log",
@@ -102,31 +108,47 @@ class ChangeLogPlugin(Plugin):
                             "table_name": plan.parent.fullname,
                             "row_id": as_key(key),
                             "event_type": _NAMES[operation],
-                            "timestamp": issued_at,
+                            "timestamp": own.timestamp,
                         }
                         for operation, key in ((row[0], row[1:]) for row in portion)
                     ],
                 )
 
+    def _entries_of(self, written: Written) -> _Entries:
+        """What tells the entries of the transaction, which have no column for its id."""
+        known = written.session.info.setdefault(self, weakref.WeakKeyDictionary())
+        transaction = written.manager.transaction_cls.__table__
+        before = func.coalesce(func.max(self.model_class.__table__.c.id), 0)
+        statement = select(
+            transaction.c.id, transaction.c.issued_at, select(before).scalar_subquery()
+        ).where(transaction.c.id == written.transaction_id)
+        found = _Entries(*written.connection.execute(statement).one())
+        own: _Entries | None = known.get(written.connection)
+        # an id may be used again after a savepoint was rolled back
+        if own is None or own[:2] != found[:2]:
+            own = known[written.connection] = found
+        return own
+
     @override
     def transaction_moved(
         self, session: Session, connection: Connection, old: int, new: int | None
     ) -> None:
-        known, issued_at = session.info.get(self, (None, None))
-        if known == old:
-            session.info[self] = (new, issued_at)
+        known = session.info.get(self, {})
+        own: _Entries | None = known.get(connection)
+        if own is not None and own.transaction_id == old:
             if new is None:
-                self._forget(connection, issued_at, None, None)
+                self._forget(connection, own, None, None)
+                del known[connection]
+            else:
+                known[connection] = own._replace(transaction_id=new)
 
     def _forget(
-        self,
-        connection: Connection,
-        issued_at: datetime.datetime | None,
-        plan: TablePlan | None,
-        keys: Any,
+        self, connection: Connection, own: _Entries, plan: TablePlan | None, keys: Any
     ) -> None:
         columns = self.model_class.__table__.c
-        statement = delete(self.model_class.__table__).where(columns.timestamp == issued_at)
+        statement = delete(self.model_class.__table__).where(
+            columns.timestamp == own.timestamp, columns.id > own.before
+        )
         if plan is None:
             connection.execute(statement)
             return

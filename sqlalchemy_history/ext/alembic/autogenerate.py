@@ -20,6 +20,7 @@ from sqlalchemy_history.plan import (
     table_plan,
 )
 from sqlalchemy_history.plugins.rows import RowKey
+from sqlalchemy_history.transaction import COPY_KEY
 
 
 class HistoryOp(MigrateOperation):
@@ -68,6 +69,10 @@ def _show_version_tables(autogen_context: Any, upgrade_ops: ops.UpgradeOps) -> A
         for reg in all_registries():
             if reg.metadata is metadata:
                 reg.configure()
+    # several Bases in one database: alembic refuses a table that more than one of them has
+    autogen_context.table_key_to_table = {
+        table.key: table for table in _tables(autogen_context).values()
+    }
     return PriorityDispatchResult.CONTINUE
 
 
@@ -86,6 +91,13 @@ def _metadata(autogen_context: Any) -> list[sa.MetaData]:
 Name = tuple[str | None, str]
 
 
+def _tables(autogen_context: Any) -> dict[Name, sa.Table]:
+    """All tables; for one that the Bases of a manager share, the one that is no copy."""
+    tables = [t for m in _metadata(autogen_context) for t in m.tables.values()]
+    tables.sort(key=lambda table: COPY_KEY not in table.info)
+    return {(table.schema, table.name): table for table in tables}
+
+
 class _Autogenerate:
     """Rewrites the operations of one revision."""
 
@@ -93,11 +105,7 @@ class _Autogenerate:
         self._keep_dropped = bool(autogen_context.opts.get("history_keep_dropped_columns"))
         self._dialect = autogen_context.dialect.name
         self._partial = self._dialect in ("sqlite", "postgresql")
-        self._tables: dict[Name, sa.Table] = {
-            (table.schema, table.name): table
-            for metadata in _metadata(autogen_context)
-            for table in metadata.tables.values()
-        }
+        self._tables = _tables(autogen_context)
         plans = [(key, table_plan(table), table) for key, table in self._tables.items()]
         self._parents = {key: p for key, p, table in plans if p and p.parent is table}
         self._versions = {key: p for key, p, table in plans if p and p.version is table}
