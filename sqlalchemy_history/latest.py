@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     BindParameter,
     Boolean,
     ColumnClause,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     Table,
     and_,
     func,
+    literal_column,
     select,
     tuple_,
 )
@@ -36,19 +38,26 @@ from sqlalchemy.sql.visitors import InternalTraversal
 if TYPE_CHECKING:
     from .plan import TablePlan
 
+#: after all transactions
+_NEVER: Final = literal_column(str(2**63 - 1), BigInteger)
+
 
 def latest_of_row(
     plan: TablePlan, keys: Iterable[Any], tx: ColumnElement[Any], at: Any = None
 ) -> ColumnElement[bool]:
     """The version with these keys that begins at ``tx`` is its row's latest, up to ``at``."""
     other = plan.version.alias()
-    same = (a == b for a, b in zip(plan.keys_of(other), keys, strict=True))
-    latest = select(func.max(plan.tx_of(other))).where(*same)
+    others = select(func.max(plan.tx_of(other))).correlate_except(other)
+    others = others.where(*(a == b for a, b in zip(plan.keys_of(other), keys, strict=True)))
     if at is None:
-        return tx == latest.correlate_except(other).scalar_subquery()
-    latest = latest.where(plan.tx_of(other) <= at)
+        return tx == others.scalar_subquery()
     # the first condition spares later versions the search
-    return and_(tx <= at, tx == latest.correlate_except(other).scalar_subquery())
+    if getattr(at, "_from_objects", ()):
+        # The moment is another row's: with max() each pair of rows would be searched for; the next
+        # version depends on one of them alone, and MariaDB keeps what it has found.
+        after = others.with_only_columns(func.min(plan.tx_of(other))).where(plan.tx_of(other) > tx)
+        return and_(tx <= at, at < func.coalesce(after.scalar_subquery(), _NEVER))
+    return and_(tx <= at, tx == others.where(plan.tx_of(other) <= at).scalar_subquery())
 
 
 def _latest_of_all(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import types
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from inspect import getattr_static, signature
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ from sqlalchemy.sql import visitors
 from .config import Options, nearest
 from .exc import ImproperlyConfigured
 from .plan import INFO_KEY, ClassPlan, TablePlan
+from .relationships import NoHistory, expression_then
 from .schema import (
     build_version_table,
     check_version_table,
@@ -377,7 +379,7 @@ def _map(version_class: type[Any], plan: ClassPlan, inherited: ClassPlan | None)
     for prop in mapper.iterate_properties:
         if prop.key in properties or (inherited is not None and prop.parent is not mapper):
             continue
-        copy = _copy_property(prop, plan, to_version)
+        copy = _copy_property(prop, plan)
         if copy is not None:
             properties[prop.key] = copy
     table = local.version if own_table else None
@@ -427,12 +429,14 @@ def _inheritance(
     return arguments
 
 
-def _copy_property(prop: Any, plan: ClassPlan, to_version: dict[Any, Any]) -> Any:
+def _copy_property(prop: Any, plan: ClassPlan) -> Any:
     if isinstance(prop, ColumnProperty):
         # a column that is left has no history, or belongs to the union of a concrete hierarchy
         if isinstance(prop.columns[0], ColumnClause):
             return None
-        return column_property(_adapt(prop.columns[0], to_version))
+        with suppress(NoHistory):
+            return column_property(expression_then(plan, prop.columns[0]))
+        return None
     if isinstance(prop, Composite):
         names: list[Any] = [
             p if isinstance(p, str) else getattr(p, "key", None) for p in prop.attrs

@@ -12,17 +12,37 @@ not be loaded by ``joinedload()``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, ColumnElement, Table, and_, bindparam, func, join
+from sqlalchemy import (
+    Alias,
+    BigInteger,
+    Column,
+    ColumnElement,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    func,
+    join,
+)
 from sqlalchemy.ext.associationproxy import AssociationProxyExtensionType, association_proxy
-from sqlalchemy.orm import RelationshipProperty, foreign, relationship, remote
+from sqlalchemy.orm import (
+    RelationshipProperty,
+    column_keyed_dict,
+    foreign,
+    relationship,
+    remote,
+)
 from sqlalchemy.sql import visitors
+from sqlalchemy.sql.selectable import Join
 
 from .plan import MOMENT, ClassPlan, TablePlan, class_plan, table_plan
 
-Replace = Callable[[Column[Any]], Any]
+#: what stands in a clause about versions for a column of the model: given the annotated one as well
+Replace = Callable[[Any, Column[Any]], Any]
 
 
 class _MarkedColumns:
@@ -42,9 +62,8 @@ def add_relationships(plan: ClassPlan) -> None:
     for prop in plan.mapper.relationships:
         if prop.key in hidden or prop.key == "versions" or cls.__mapper__.has_property(prop.key):
             continue
-        made = _relationship(plan, prop)
-        if made is not None:
-            cls.__mapper__.add_property(prop.key, made)
+        with suppress(NoHistory):
+            cls.__mapper__.add_property(prop.key, _relationship(plan, prop))
     for name, descriptor in plan.mapper.all_orm_descriptors.items():
         proxy: Any = descriptor
         is_proxy = descriptor.extension_type is AssociationProxyExtensionType.ASSOCIATION_PROXY
@@ -60,28 +79,30 @@ def _relationship(plan: ClassPlan, prop: RelationshipProperty[Any]) -> Any:
     target = class_plan(prop.mapper.class_)
     versioned = target is not None and target.version_class is not None
     goal: Any = target.version_class if versioned else prop.mapper.class_  # type: ignore[union-attr]
-    try:
-        if prop.secondary is None:
-            joins = _direct(plan, prop, target if versioned else None)
-        else:
-            joins = _by_association(plan, prop, target if versioned else None)
-    except _NoHistory:
-        return None
+    join_by = _direct if prop.secondary is None else _by_association
+    joins = join_by(plan, prop, target if versioned else None)
     lazy = prop.lazy if prop.lazy in ("dynamic", "write_only") else "select"
     options: dict[str, Any] = {"lazy": lazy}
-    to_version = joins.pop("to_version")
     if prop.order_by:
-        options["order_by"] = [_adapt(clause, to_version) for clause in prop.order_by]
+        options["order_by"] = list(_order(prop, versioned))
     elif prop.uselist and versioned:
         # versions lie in the order in which they were made; rows are commonly read by their keys
         options["order_by"] = [version for _, version in target.root.keys]  # type: ignore[union-attr]
     if prop.collection_class is not None and lazy == "select":
-        options["collection_class"] = prop.collection_class
+        options["collection_class"] = _collection_class(prop)
     return relationship(goal, viewonly=True, uselist=prop.uselist, **joins, **options)
 
 
-class _NoHistory(Exception):
-    """A column that the relationship joins by has no history."""
+def _collection_class(prop: RelationshipProperty[Any]) -> Any:
+    """The collection class of the model; a dictionary with a column for its key needs another."""
+    factory: Any = prop.collection_class
+    columns = getattr(getattr(factory(), "keyfunc", None), "cols", None)
+    keys: Any = [_version_of(column) for column in columns or ()]
+    return column_keyed_dict(keys) if keys else factory
+
+
+class NoHistory(Exception):
+    """A column that a relationship or an expression needs has no history."""
 
 
 def _version_of(column: Column[Any]) -> Column[Any]:
@@ -92,15 +113,11 @@ def _version_of(column: Column[Any]) -> Column[Any]:
         for live, version in plan.columns:
             if live is column:
                 return version
-    raise _NoHistory(column)
+    raise NoHistory(column)
 
 
 def _moment(plan: ClassPlan) -> ColumnElement[Any]:
     return func.coalesce(bindparam(MOMENT, None, type_=BigInteger), plan.root.tx)
-
-
-def _is(element: Any, mark: str) -> bool:
-    return mark in element._annotations
 
 
 def _plain(element: Any) -> Column[Any]:
@@ -109,79 +126,131 @@ def _plain(element: Any) -> Column[Any]:
     return plain
 
 
+def _translate(clause: Any, replace: Replace) -> Any:
+    """``clause`` with what ``replace`` gives for each column of a table."""
+
+    def of_table(element: Any, **kw: Any) -> Any:
+        if not isinstance(getattr(element, "table", None), Table):
+            return None
+        return replace(element, _plain(element))
+
+    return visitors.replacement_traverse(clause, {}, of_table)
+
+
+def _order(prop: RelationshipProperty[Any], versioned: bool) -> Iterator[Any]:
+    """How the relationship is ordered, as far as that has a history."""
+
+    def then(element: Any, column: Column[Any]) -> Any:
+        is_live = not versioned and column.table is not prop.secondary
+        return column if is_live else _version_of(column)
+
+    for clause in prop.order_by or ():
+        with suppress(NoHistory):
+            yield _translate(clause, then)
+
+
 def _direct(
     plan: ClassPlan, prop: RelationshipProperty[Any], target: ClassPlan | None
 ) -> dict[str, Any]:
-    def replace(element: Any, **kw: Any) -> Any:
-        if not isinstance(element, Column) and not hasattr(element, "table"):
-            return None
-        if getattr(element, "table", None) is None or not isinstance(element.table, Table):
-            return None
-        column = _plain(element)
-        if _is(element, "remote"):
+    def then(element: Any, column: Column[Any]) -> Any:
+        if "remote" in element._annotations:
             return foreign(remote(column if target is None else _version_of(column)))
         return _version_of(column)
 
-    primaryjoin = visitors.replacement_traverse(prop.primaryjoin, {}, replace)
+    primaryjoin = _translate(prop.primaryjoin, then)
     if target is None:
-        return {"primaryjoin": primaryjoin, "to_version": _identity}
+        return {"primaryjoin": primaryjoin}
     at = _marked(target.root.version, remote)
     live = target.root.strategy.was_live(target.root, at, _moment(plan))
-    return {"primaryjoin": and_(primaryjoin, live), "to_version": _to_version}
+    return {"primaryjoin": and_(primaryjoin, live)}
 
 
 def _by_association(plan: ClassPlan, prop: Any, target: ClassPlan | None) -> dict[str, Any]:
     association = table_plan(prop.secondary) if isinstance(prop.secondary, Table) else None
     if association is None:
-        raise _NoHistory(prop.secondary)
+        raise NoHistory(prop.secondary)
     links = association.version
     moment = _moment(plan)
-    linked = association.strategy.was_live(association, _marked(links, foreign), moment)
 
-    def link_or_local(element: Any, **kw: Any) -> Any:
-        if not isinstance(getattr(element, "table", None), Table):
-            return None
-        column = _plain(element)
-        if column.table is prop.secondary:
-            return foreign(_version_of(column))
-        return _version_of(column)
+    def link_or(version: Callable[[Column[Any]], Any], mark: Any = foreign) -> Replace:
+        def replace(element: Any, column: Column[Any]) -> Any:
+            if column.table is prop.secondary:
+                return mark(_version_of(column))
+            return version(column)
 
-    primaryjoin = and_(visitors.replacement_traverse(prop.primaryjoin, {}, link_or_local), linked)
+        return replace
+
+    primaryjoin = and_(
+        _translate(prop.primaryjoin, link_or(_version_of)),
+        association.strategy.was_live(association, _marked(links, foreign), moment),
+    )
     if target is None:
-
-        def link_or_target(element: Any, **kw: Any) -> Any:
-            if not isinstance(getattr(element, "table", None), Table):
-                return None
-            column = _plain(element)
-            return foreign(_version_of(column)) if column.table is prop.secondary else column
-
-        return {
-            "secondary": links,
-            "primaryjoin": primaryjoin,
-            "secondaryjoin": visitors.replacement_traverse(prop.secondaryjoin, {}, link_or_target),
-            "to_version": _to_version,
-        }
+        secondaryjoin = _translate(prop.secondaryjoin, link_or(lambda column: column))
+        return {"secondary": links, "primaryjoin": primaryjoin, "secondaryjoin": secondaryjoin}
     part = _part_joined(prop, target)
     then = part.version.alias()
-
-    def on_alias(element: Any, **kw: Any) -> Any:
-        if not isinstance(getattr(element, "table", None), Table):
-            return None
-        column = _plain(element)
-        version = _version_of(column)
-        return version if column.table is prop.secondary else then.c[version.key]
-
-    on = visitors.replacement_traverse(prop.secondaryjoin, {}, on_alias)
+    on_then = link_or(lambda column: then.c[_version_of(column).key], lambda column: column)
     was_live = part.strategy.was_live(part, _marked(then, foreign), moment)
     same = [
         foreign(a) == b for a, b in zip(part.keys_of(then), part.keys_of(part.version), strict=True)
     ]
     return {
-        "secondary": join(links, then, on),
+        "secondary": join(links, then, _translate(prop.secondaryjoin, on_then)),
         "primaryjoin": and_(primaryjoin, was_live),
         "secondaryjoin": and_(*same, foreign(part.tx_of(then)) == part.tx),
-        "to_version": _to_version,
     }
+
+
+def expression_then(plan: ClassPlan, expression: Any) -> Any:
+    """A SQL expression of the model, about its versions: what was live, as of the moment.
+
+    :raises NoHistory: if a column of the model that it needs has none, or for an outer join, which
+        a condition on the moment would end.
+    """
+    own = {table.parent for table in plan.tables}
+    limited: dict[Any, TablePlan] = {}
+    versions: dict[Any, Any] = {}
+
+    def version_of(from_: Any) -> Any:
+        """What stands for a table, or for an alias of one, if it has a history."""
+        from_ = from_._deannotate()
+        table = from_.element if isinstance(from_, Alias) else from_
+        found = table_plan(table) if isinstance(table, Table) else None
+        if found is not None and from_ not in versions:
+            versions[from_] = found.version if from_ is table else found.version.alias()
+            if from_ not in own:
+                limited[versions[from_]] = found
+        return versions.get(from_)
+
+    def replace(element: Any, **kw: Any) -> Any:
+        if isinstance(element, (Table, Alias)):
+            return version_of(element)
+        table = getattr(element, "table", None)
+        version = version_of(table) if isinstance(table, (Table, Alias)) else None
+        if version is None:
+            return None
+        live: Any = getattr(table, "element", table)
+        return version.c[_version_of(live.c[element.key]).key]
+
+    adapted = visitors.replacement_traverse(expression, {}, replace)
+    parts: Iterable[Any] = visitors.iterate(adapted)
+    for part in parts:
+        for from_ in _listed(part.get_final_froms()) if isinstance(part, Select) else ():
+            found = limited.pop(from_, None)
+            if found is not None:
+                live = found.strategy.was_live(found, from_, _moment(plan))
+                part._where_criteria += (live,)  # it is a copy of ours
+    return adapted
+
+
+def _listed(froms: Iterable[Any]) -> Iterator[Any]:
+    for from_ in froms:
+        if not isinstance(from_, Join):
+            yield from_
+        elif from_.isouter or from_.full:
+            raise NoHistory(from_)
+        else:
+            yield from _listed((from_.left, from_.right))
 
 
 def _part_joined(prop: Any, target: ClassPlan) -> TablePlan:
@@ -193,17 +262,3 @@ def _part_joined(prop: Any, target: ClassPlan) -> TablePlan:
                 if plan.parent is _plain(element).table:
                     return plan
     return target.root
-
-
-def _to_version(element: Any, **kw: Any) -> Any:
-    if not isinstance(getattr(element, "table", None), Table):
-        return None
-    return _version_of(_plain(element))
-
-
-def _identity(element: Any, **kw: Any) -> Any:
-    return None
-
-
-def _adapt(clause: Any, replace: Any) -> Any:
-    return visitors.replacement_traverse(clause, {}, replace)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Index, Integer, String, UniqueConstraint, event, inspect, null, update
@@ -28,13 +28,16 @@ from .changeset import AttributeChange
 from .config import nearest
 from .exc import ReverterException
 from .operation import Operation
-from .plan import class_plan, table_plan
+from .plan import UNSEEN, class_plan, table_plan
 
 if TYPE_CHECKING:
     from .plan import ClassPlan
 
 #: relations to take back, by name, each with those of its targets
 Tree = dict[str, "Tree"]
+
+#: by state the values that an object is to get; None if it is to be deleted
+Expected = dict[Any, "dict[str, Any] | None"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,20 +90,28 @@ def revert(
 
 
 class Reversal:
-    """One revert: what was done so far, and to which objects. Nothing here flushes."""
+    """One revert: what was done so far, and to which objects. Only ``flush()`` flushes."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self._live: dict[Any, Any] = {}
         self._actions: dict[Any, str] = {}
         self._changes: dict[Any, list[AttributeChange]] = {}
+        self._expected: Expected = {}
+
+    def expect(self, live: Any, values: dict[str, Any] | None) -> None:
+        """``live`` is to get these values after a flush, or (None) to be deleted.
+
+        Until then its unique values give way to those who are to have them.
+        """
+        self._expected[inspect(live)] = values
 
     def report(self) -> RevertReport:
         """What was done; makes sure that the next flush can do it."""
         session, actions = self.session, self._actions
-        if any(_in_the_way(session, actions)):
+        if any(_in_the_way(session, actions, {})):
             # bound to the flush: parked values must never be all that a transaction writes
-            event.listen(session, "before_flush", lambda *_: _park(session, actions), once=True)
+            event.listen(session, "before_flush", lambda *_: _park(session, actions, {}), once=True)
         done = [
             Reverted(
                 object=None if state is None else state.obj(),
@@ -112,6 +123,11 @@ class Reversal:
         return RevertReport(
             objects=(done[0], *(one for one in done[1:] if one.action != "unchanged"))
         )
+
+    def flush(self) -> None:
+        """Write what was done so far; what is reported afterwards is the whole nevertheless."""
+        _park(self.session, self._actions, self._expected)
+        self.session.flush()
 
     def find(self, plan: ClassPlan, version: Any) -> Any:
         """The live object of a version, None if there is none."""
@@ -422,12 +438,14 @@ def _forget_targets(session: Session, state: Any, name: str) -> None:
 # -- unique values that change hands
 
 
-def _in_the_way(session: Session, actions: dict[Any, str]) -> Iterator[tuple[Any, list[str]]]:
+def _in_the_way(
+    session: Session, actions: dict[Any, str], expected: Expected
+) -> Iterator[tuple[Any, list[str]]]:
     """Rows whose unique values others are to get, in the order that a flush works in.
 
     Neither a swap nor a deletion is done before the row that takes the value is written.
     """
-    alive = [s for s in actions if s is not None and s.session is session]
+    alive = [s for s in {**actions, **expected} if s is not None and s.session is session]
     for mapper in {state.mapper for state in alive}:
         group = [s for s in alive if s.mapper.base_mapper is mapper.base_mapper]
         for names in _unique_names(mapper):
@@ -436,8 +454,8 @@ def _in_the_way(session: Session, actions: dict[Any, str]) -> Iterator[tuple[Any
             for state in group:
                 if not all(name in state.mapper.attrs for name in names):
                     continue
-                old, new = _values(state, names)
-                gone = actions[state] == "deleted"
+                old, new = _values(state, names, expected.get(state))
+                gone = actions.get(state) == "deleted" or expected.get(state, {}) is None
                 if state.persistent and (gone or old != new):
                     held[old] = state
                 if not gone and (not state.persistent or old != new):
@@ -455,20 +473,23 @@ def _unique_names(mapper: Mapper[Any]) -> Iterator[list[str]]:
                 yield [mapper.get_property_by_column(c).key for c in one.columns]
 
 
-def _values(state: Any, names: Iterable[str]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The values before and after what is not flushed yet."""
+def _values(
+    state: Any, names: Iterable[str], expected: Mapping[str, Any] | None
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The values before and after what is not flushed yet, or not even set."""
     old, new = [], []
     for name in names:
         history: History = state.get_history(name, PASSIVE_NO_FETCH)
         before = history.deleted or history.unchanged or (None,)
         old.append(before[0])
-        new.append((history.added or history.unchanged or (None,))[0])
+        value = (history.added or history.unchanged or (None,))[0]
+        new.append((expected or {}).get(name, value))
     return tuple(old), tuple(new)
 
 
-def _park(session: Session, actions: dict[Any, str]) -> None:
+def _park(session: Session, actions: dict[Any, str], expected: Expected) -> None:
     """Free the unique values that change hands: the rows get others until the flush sets them."""
-    for state, names in list(_in_the_way(session, actions)):
+    for state, names in list(_in_the_way(session, actions, expected)):
         for name in names:
             column = state.mapper.attrs[name].columns[0]
             plan = table_plan(column.table)
@@ -479,7 +500,8 @@ def _park(session: Session, actions: dict[Any, str]) -> None:
                 connection.execute(
                     update(column.table)
                     .where(*(key == value for key, value in keys))
-                    .values({column: value})
+                    .values({column: value}),
+                    execution_options={UNSEEN: True},
                 )
                 break
 

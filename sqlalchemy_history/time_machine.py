@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
@@ -91,67 +92,44 @@ class TimeMachine:
             raise VersioningError("time_machine(): the manager has no versioned classes")
         self._at = moment(next(iter(self._manager.models.plans.values())), at)
         self._bind = bind
-        self._close: list[Any] = []
 
     def __enter__(self) -> Session:
         if hasattr(self._bind, "sync_engine"):
             raise VersioningError("an async engine needs `async with time_machine(...)`")
-        connection, owned = self._bind, isinstance(self._bind, Connection)
-        if not owned:
-            connection = self._bind.connect()
-            self._close.append(connection.close)
-        past = _Past(connection, self._plans)
-        try:
+        with ExitStack() as stack:
+            connection = self._bind
+            if not isinstance(connection, Connection):
+                connection = stack.enter_context(connection.connect())
+            past = _Past(connection, self._plans)
+            stack.callback(past.leave)
             past.enter(self._at)
             session = Session(connection, join_transaction_mode="create_savepoint")
-        except BaseException:
-            past.leave()
-            self._close_all()
-            raise
-        _refuse_flushes(session)
-        self._close += [past.leave, session.close]
+            stack.enter_context(session)
+            _refuse_flushes(session)
+            self._exit = stack.pop_all()
         return session
 
     def __exit__(self, *error: object) -> None:
-        self._close_all()
-
-    def _close_all(self) -> None:
-        try:
-            while len(self._close) > 1:
-                self._close.pop()()
-        finally:
-            for close in self._close:
-                close()
+        self._exit.__exit__(*error)  # type: ignore[arg-type]
 
     async def __aenter__(self) -> Any:
         from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession  # noqa: PLC0415
 
-        connection, owned = self._bind, isinstance(self._bind, AsyncConnection)
-        if not owned:
-            connection = await self._bind.connect()
-            self._close.append(connection.close)
-        past = _Past(connection.sync_connection, self._plans)
-        try:
+        async with AsyncExitStack() as stack:
+            connection = self._bind
+            if not isinstance(connection, AsyncConnection):
+                connection = await stack.enter_async_context(connection.connect())
+            past = _Past(connection.sync_connection, self._plans)
+            stack.push_async_callback(connection.run_sync, lambda _: past.leave())
             await connection.run_sync(lambda _: past.enter(self._at))
             session = AsyncSession(connection, join_transaction_mode="create_savepoint")
-        except BaseException:
-            await connection.run_sync(lambda _: past.leave())
-            await self._aclose_all()
-            raise
-        _refuse_flushes(session.sync_session)
-        self._close += [lambda: connection.run_sync(lambda _: past.leave()), session.close]
+            await stack.enter_async_context(session)
+            _refuse_flushes(session.sync_session)
+            self._aexit = stack.pop_all()
         return session
 
     async def __aexit__(self, *error: object) -> None:
-        await self._aclose_all()
-
-    async def _aclose_all(self) -> None:
-        try:
-            while len(self._close) > 1:
-                await self._close.pop()()
-        finally:
-            for close in self._close:
-                await close()
+        await self._aexit.__aexit__(*error)  # type: ignore[arg-type]
 
 
 class _Past:
@@ -203,14 +181,24 @@ class _Past:
         if not self._entered:
             return
         connection = self.connection
-        if event.contains(connection, "before_cursor_execute", _refuse_writes):
-            event.remove(connection, "before_cursor_execute", _refuse_writes)
-        if connection.dialect.name == "sqlite":
-            connection.exec_driver_sql("PRAGMA query_only = OFF")
-        connection.rollback()
-        if connection.dialect.name == "postgresql":
+        try:
+            if event.contains(connection, "before_cursor_execute", _refuse_writes):
+                event.remove(connection, "before_cursor_execute", _refuse_writes)
+            lost = connection.invalidated
+            connection.rollback()
+            if not lost:
+                self._drop_views()
+        except BaseException:
+            connection.invalidate()  # nobody else shall see the past
+            raise
+
+    def _drop_views(self) -> None:
+        connection, dialect = self.connection, self.connection.dialect.name
+        if dialect == "postgresql":
             return  # the views went with the transaction
-        if connection.dialect.name != "sqlite":
+        if dialect == "sqlite":
+            connection.exec_driver_sql("PRAGMA query_only = OFF")
+        else:
             connection.exec_driver_sql("SET SESSION TRANSACTION READ WRITE")
             connection.commit()
         for view in self._made:

@@ -15,13 +15,17 @@ from typing import Any
 
 from sqlalchemy import and_, inspect, select
 from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm.base import RelationshipDirection
 from sqlalchemy.schema import sort_tables_and_constraints
 
 from .changeset import AttributeChange
 from .exc import ReverterException
 from .operation import Operation
-from .plan import ClassPlan, TablePlan
+from .plan import ClassPlan, Key, TablePlan, class_plan, table_plan
 from .revert import Reversal, Reverted, RevertReport, targets_of
+
+#: a row, of whichever of the tables of a hierarchy
+_Place = tuple[TablePlan, Key]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +86,11 @@ class _Step:
     names: list[str]
 
     @property
+    def place(self) -> _Place:
+        """The row that it is about."""
+        return self.plan.root, self.plan.key_of_object(self.version)
+
+    @property
     def action(self) -> str:
         if self.state is None:
             return "deleted"
@@ -101,6 +110,10 @@ class _Step:
             action=self.action,
             changes=tuple(changes),
         )
+
+
+#: a step, and the attributes that, in a ring, refer to a row that comes later
+_Ordered = tuple[_Step, list[str]]
 
 
 @dataclasses.dataclass(slots=True)
@@ -124,8 +137,10 @@ def revert_transaction(
     :param tx: a Transaction.
     :param dry_run: change nothing, and report what would be done, conflicts included. Objects that
         would be made show as their versions.
-    :param overwrite: undo also what was changed in the same columns after the transaction.
-    :raises RevertConflict: if something was, and ``overwrite`` is not set. Nothing is done then.
+    :param overwrite: undo also what was changed in the same columns after the transaction, and
+        delete what it made with what that has got since.
+    :raises RevertConflict: if there is such a thing, and ``overwrite`` is not set. Nothing is done
+        then.
     :raises ReverterException: if ``tx`` is no Transaction.
     """
     manager = getattr(tx, "__versioning_manager__", None)
@@ -140,6 +155,7 @@ def revert_transaction(
     links = [
         link for plan in manager.models.associations.values() for link in _links(session, plan, tx)
     ]
+    conflicts += _built_upon(session, steps, links)
     if dry_run:
         return UndoReport(objects=tuple(s.planned() for s in steps), conflicts=tuple(conflicts))
     if conflicts and not overwrite:
@@ -158,30 +174,48 @@ def _carry_out(
     links: list[_Link],
     plans: list[ClassPlan],
 ) -> None:
-    """Make first, then change, then delete: a flush after each table that others may refer to."""
-    order = _table_order(step.plan.root for step in steps)
-    rank = {step_plan: i for i, step_plan in enumerate(order)}
-    made = [step for step in steps if step.action == "created"]
-    for table in order:
-        group = [step for step in made if step.plan.root is table]
-        for step in _parents_first(group):
-            reversal.revert(step.state, {}, ())
-        if group:
-            session.flush()
+    """Make first, then change, then delete; what others refer to is made first and deleted last.
+
+    Where rows refer to each other in a ring, one of them does so only between the two.
+    """
+    made = _referred_first([step for step in steps if step.action == "created"])
+    gone = _referred_first([step for step in steps if step.action == "deleted"])[::-1]
     for step in steps:
-        if step.action == "changed":
-            reversal.revert(step.state, {}, step.names)
+        if step.live is not None:
+            values = step.state and {name: getattr(step.state, name) for name in step.names}
+            reversal.expect(step.live, values)
+    for step, ring in _flushing(reversal, made):
+        live = reversal.revert(step.state, {}, ())
+        for name in ring:
+            setattr(live, name, None)
+    reversal.flush()
+    changed = [(step, step.names) for step in steps if step.action == "changed"]
+    for step, names in [*((step, ring) for step, ring in made if ring), *changed]:
+        reversal.revert(step.state, {}, names)
     for link in links:
         _relink(session, reversal, link, plans)
-    gone = [step for step in steps if step.action == "deleted"]
-    gone.sort(key=lambda step: rank[step.plan.root], reverse=True)
-    for i, step in enumerate(gone):
-        if i == 0 or gone[i - 1].plan.root is not step.plan.root:
-            session.flush()
+    for step, ring in gone:
+        for name in ring:
+            setattr(step.live, name, None)
+    for step, _ in _flushing(reversal, gone):
         if inspect(step.live).persistent:
             # its collections may still hold what the flush has deleted
-            session.expire(step.live)
+            session.expire(step.live, step.plan.mapper.relationships.keys())
             reversal.delete(step.live)
+
+
+def _flushing(reversal: Reversal, ordered: list[_Ordered]) -> Iterator[_Ordered]:
+    """The steps, with a flush wherever it would not know the order.
+
+    It knows that of tables not at all, and that of rows only as far as relationships tell it.
+    """
+    group: list[_Step] = []
+    for step, ring in ordered:
+        if not group or group[-1].plan.root is not step.plan.root or _refers(group, step):
+            reversal.flush()
+            group = []
+        group.append(step)
+        yield step, ring
 
 
 def _steps(
@@ -258,6 +292,39 @@ def _step(
     return _Step(plan, version, state, live, names) if names else None
 
 
+def _built_upon(session: Session, steps: list[_Step], links: list[_Link]) -> Iterator[Conflict]:
+    """What refers by now to objects that are to be deleted, and would go or change with them."""
+    undone = {id(step.live) for step in steps}
+    for step in steps:
+        for prop in step.plan.mapper.relationships if step.action == "deleted" else ():
+            if prop.viewonly or prop.direction is RelationshipDirection.MANYTOONE:
+                continue
+            for target in targets_of(session, step.live, prop.key):
+                if prop.secondary is None:
+                    plan = class_plan(type(target))
+                    known = plan is None or plan.version_class is None or id(target) in undone
+                else:
+                    made = _link_values(prop, step.live, target).items()
+                    known = any(
+                        made <= link.values.items() and link.plan.parent is prop.secondary
+                        for link in links
+                    )
+                if not known:
+                    reason = f"{prop.key} has got {target!r} since it was made"
+                    yield Conflict(version=step.version, attribute=prop.key, reason=reason)
+
+
+def _link_values(prop: Any, owner: Any, target: Any) -> dict[str, Any]:
+    """What the association row of the two holds."""
+    ends = (prop.parent, owner, prop.synchronize_pairs)
+    others = (prop.mapper, target, prop.secondary_synchronize_pairs)
+    return {
+        there.key: getattr(obj, mapper.get_property_by_column(here).key)
+        for mapper, obj, pairs in (ends, others)
+        for here, there in pairs
+    }
+
+
 def _differing(plan: ClassPlan, one: Any, other: Any) -> list[str]:
     return [name for name in _all_names(plan) if getattr(one, name) != getattr(other, name)]
 
@@ -273,36 +340,51 @@ def _operation(version: Any) -> int:
     return operation
 
 
-def _table_order(plans: Iterable[TablePlan]) -> list[TablePlan]:
-    """The plans of tables, those first that others refer to."""
-    by_table = {plan.parent: plan for plan in plans}
-    ordered = sort_tables_and_constraints(list(by_table))  # type: ignore[no-untyped-call]
-    return [by_table[table] for table, _ in ordered if table in by_table]
-
-
-def _parents_first(steps: list[_Step]) -> Iterator[_Step]:
-    """New objects of one table, those first that others of them refer to."""
-    waiting = {step.plan.key_of_object(step.version): step for step in steps}
+def _referred_first(steps: list[_Step]) -> list[_Ordered]:
+    """The steps so that each comes after those whose rows its own row refers to."""
+    by_table = {step.plan.root.parent: step.plan.root for step in steps}
+    tables = sort_tables_and_constraints(list(by_table))  # type: ignore[no-untyped-call]
+    rank = {table: i for i, (table, _) in enumerate(tables)}
+    waiting = {
+        step.place: (step, list(_references(step)))
+        for step in sorted(steps, key=lambda step: rank[step.plan.root.parent])
+    }
+    ordered: list[_Ordered] = []
     while waiting:
-        free = [
-            key for key, step in waiting.items() if not waiting.keys() & {*_referred(step)} - {key}
-        ]
-        # objects that refer to each other cannot be made one after the other: the database decides
-        for key in free or list(waiting):
-            yield waiting.pop(key)
+        left = {
+            place: [reference for reference in references if reference[0] in waiting]
+            for place, (_, references) in waiting.items()
+        }
+        free = [place for place, references in left.items() if not references]
+        if not free:
+            # a ring, which is opened where it can be
+            open_ = (p for p, found in left.items() if all(nullable for *_, nullable in found))
+            free = [next(open_, next(iter(left)))]
+        for place in free:
+            ring = [name for _, names, nullable in left[place] if nullable for name in names]
+            ordered.append((waiting.pop(place)[0], ring))
+    return ordered
 
 
-def _referred(step: _Step) -> Iterator[Any]:
-    """Keys of rows of the same table that the object refers to."""
-    root = step.plan.root
-    for constraint in root.parent.foreign_key_constraints:
-        if constraint.referred_table is root.parent:
+def _references(step: _Step) -> Iterator[tuple[_Place, list[str], bool]]:
+    """The other rows that the step's row refers to: by which attributes, and whether with NULL."""
+    obj = step.live if step.state is None else step.state
+    for table in step.plan.tables:
+        for constraint in table.parent.foreign_key_constraints:
+            other = table_plan(constraint.referred_table)
             pairs = {element.column: element.parent for element in constraint.elements}
-            columns = [pairs.get(column) for column, _ in root.keys]
-            if all(column is not None for column in columns):
-                prop = step.plan.mapper.get_property_by_column
-                values = tuple(getattr(step.state, prop(c).key) for c in columns if c is not None)
-                yield values[0] if len(values) == 1 else values
+            columns: list[Any] = [pairs.get(column) for column, _ in other.keys] if other else []
+            if other is None or any(column is None for column in columns):
+                continue
+            names = [step.plan.mapper.get_property_by_column(column).key for column in columns]
+            values = tuple(getattr(obj, name) for name in names)
+            place = other.hierarchy[0], values[0] if len(values) == 1 else values
+            if None not in values and place != step.place:
+                yield place, names, all(column.nullable for column in columns)
+
+
+def _refers(steps: Iterable[_Step], to: _Step) -> bool:
+    return any(place == to.place for step in steps for place, *_ in _references(step))
 
 
 def _links(session: Session, plan: TablePlan, tx: Any) -> Iterator[_Link]:

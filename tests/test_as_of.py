@@ -11,7 +11,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import aliased, joinedload, selectinload, subqueryload
 
-from sqlalchemy_history import ClassNotVersioned, VersioningError, as_of, version_class
+from sqlalchemy_history import (
+    ClassNotVersioned,
+    VersioningError,
+    as_of,
+    version_class,
+    version_table,
+)
 from tests.test_relationships import declare, names, tell
 
 sqlite_only = pytest.mark.backends("sqlite")
@@ -401,3 +407,28 @@ class TestWithoutEnds:
             for statement in (rows, rows.where(condition), rows.where(sa.not_(condition)))
         )
         assert live and others == every - live
+
+
+@pytest.mark.options(strategy="validity")
+@pytest.mark.parametrize("strategy", ["validity"])
+def test_advised_indexes(engine: Any, models: SimpleNamespace, session: Any) -> None:
+    """The indexes of the how-to can be made, and are what SQLite and PostgreSQL then read by."""
+    table = version_table(models.Article.__table__)
+    end = sa.Index("ix_article_version_end", table.c.end_transaction_id)
+    columns = (table.c.transaction_id, table.c.end_transaction_id, table.c.operation_type)
+    both = sa.Index("ix_article_version_validity", *columns)
+    (first,) = [i for i in table.indexes if i.name == "ix_article_version_transaction_id"]
+    for index in (end, both):
+        index.create(engine)
+    first.drop(engine)
+    on_postgresql = engine.dialect.name == "postgresql"
+    row = {"name": "x", "operation_type": 1}
+    rows = [{**row, "id": 1, "transaction_id": i, "end_transaction_id": i + 1} for i in range(5000)]
+    explain = {"sqlite": "EXPLAIN QUERY PLAN ", "postgresql": "EXPLAIN "}.get(engine.dialect.name)
+    sql = as_of(models.Article, 4999).compile(engine, compile_kwargs={"literal_binds": True})
+    with engine.begin() as connection:
+        if explain is not None:
+            connection.execute(table.insert(), rows)
+            connection.exec_driver_sql("ANALYZE")
+            plan = "\n".join(found[-1] for found in connection.exec_driver_sql(f"{explain}{sql}"))
+            assert (end.name if on_postgresql else both.name) in plan

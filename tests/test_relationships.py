@@ -12,7 +12,9 @@ from sqlalchemy.ext.associationproxy import association_proxy
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import (
     Mapped,
+    aliased,
     attribute_keyed_dict,
+    column_keyed_dict,
     column_property,
     composite,
     joinedload,
@@ -592,6 +594,132 @@ class TestShapes:
         assert (one.initials, two.initials) == ("AdaL", "AdaM")
         cls = version_class(User)
         assert session.scalars(sa.select(cls).where(cls.initials == "AdaM")).one() is two
+
+    def test_order_and_keys_of_collections(
+        self, versioning: Any, Base: Any, open_session: Callable[..., Any]
+    ) -> None:
+        """What orders a collection, or is its key, may be of any table; if it has a history."""
+        stay = sa.Table(
+            "stay",
+            Base.metadata,
+            sa.Column("guest_id", sa.ForeignKey("guest.id"), primary_key=True),
+            sa.Column("city_id", sa.ForeignKey("city.id"), primary_key=True),
+            sa.Column("place", sa.Integer),
+        )
+
+        class City(Base):
+            __tablename__ = "city"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            name: Mapped[str] = mapped_column(sa.String(9))
+
+        class Note(Base):
+            __tablename__ = "note"
+            __versioned__ = {"exclude": ["rank"]}
+            id: Mapped[int] = mapped_column(primary_key=True)
+            word: Mapped[str] = mapped_column(sa.String(9))
+            rank: Mapped[int | None]
+            guest_id: Mapped[int] = mapped_column(sa.ForeignKey("guest.id"))
+
+        class Guest(Base):
+            __tablename__ = "guest"
+            __versioned__: dict[str, Any] = {}
+            id: Mapped[int] = mapped_column(primary_key=True)
+            cities: Mapped[list[Any]] = relationship(
+                City, secondary=stay, order_by=City.name.desc()
+            )
+            by_place: Mapped[list[Any]] = relationship(
+                City, secondary=stay, order_by=stay.c.place, viewonly=True
+            )
+            notes: Mapped[dict[str, Any]] = relationship(
+                Note, collection_class=column_keyed_dict(Note.__table__.c.word)
+            )
+            ranked: Mapped[list[Any]] = relationship(
+                Note, order_by=[Note.rank, Note.word], viewonly=True
+            )
+
+        session = open_session()
+        a, b = City(id=1, name="a"), City(id=2, name="b")
+        guest = Guest(id=1, cities=[a, b])
+        guest.notes = {"y": Note(id=1, word="y", rank=1), "x": Note(id=2, word="x", rank=2)}
+        session.add(guest)
+        session.flush()
+        session.execute(stay.update().values(place=stay.c.city_id))
+        session.commit()
+        guest.cities = [b]
+        session.commit()
+        (version,) = session.scalars(as_of(Guest, guest.versions[0]))
+        cls = version_class(Guest)
+        for load in (None, selectinload, joinedload, subqueryload):
+            loads = [load(cls.cities), load(cls.by_place), load(cls.notes)] if load else []
+            (version,) = session.scalars(as_of(Guest, 1).options(*loads)).unique()
+            assert (names(version.cities), names(version.by_place)) == (["b", "a"], ["a", "b"])
+            assert {word: note.id for word, note in version.notes.items()} == {"x": 2, "y": 1}
+            assert names(version.ranked, "word") == ["x", "y"]
+            session.expunge_all()
+
+    def test_expressions_about_other_tables(
+        self, versioning: Any, Base: Any, open_session: Callable[..., Any]
+    ) -> None:
+        """A `column_property` with a subquery shows what it was, at the version or the moment."""
+        tagged = sa.Table(
+            "tagged",
+            Base.metadata,
+            sa.Column("post_id", sa.ForeignKey("post.id"), primary_key=True),
+            sa.Column("tag", sa.String(9), primary_key=True),
+        )
+
+        class Reply(Base):
+            __tablename__ = "reply"
+            __versioned__: dict[str, Any] = {}
+            id: Mapped[int] = mapped_column(primary_key=True)
+            post_id: Mapped[int] = mapped_column(sa.ForeignKey("post.id"))
+
+        class Post(Base):
+            __tablename__ = "post"
+            __versioned__ = {"exclude": ["views"]}
+            id: Mapped[int] = mapped_column(primary_key=True)
+            name: Mapped[str] = mapped_column(sa.String(9))
+            views: Mapped[int] = mapped_column(default=0)
+            parent_id: Mapped[int | None] = mapped_column(sa.ForeignKey("post.id"))
+            replies = column_property(
+                sa.select(sa.func.count(Reply.id))
+                .where(Reply.post_id == id)
+                .correlate_except(Reply)
+                .scalar_subquery()
+            )
+            is_tagged = column_property(sa.exists().where(tagged.c.post_id == id))
+            twice_views = column_property(views * 2)
+
+        other = aliased(Post)
+        Post.children = column_property(
+            sa.select(sa.func.count(other.id))
+            .join(Reply, Reply.post_id == other.id)
+            .where(other.parent_id == Post.id)
+            .correlate(Post.__table__)
+            .scalar_subquery()
+        )
+        session = open_session()
+        post = Post(id=1, name="a")
+        session.add_all([post, Post(id=2, name="c", parent_id=1)])
+        session.flush()
+        session.add_all([Reply(id=1, post_id=1), Reply(id=2, post_id=2)])
+        session.commit()
+        post.name = "b"
+        session.add_all([Reply(id=3, post_id=1), Reply(id=4, post_id=1)])
+        session.commit()
+        session.delete(session.get(Reply, 1))
+        session.delete(session.get(Reply, 2))
+        session.commit()
+        one, two = post.versions
+        assert [(v.replies, v.children, v.is_tagged) for v in (one, two)] == [
+            (1, 1, False),
+            (3, 1, False),
+        ]
+        last = session.scalars(as_of(Post, two.transaction_id + 1).where(two.__class__.id == 1))
+        assert [(v.replies, v.children) for v in last] == [(2, 0)]
+        assert (post.replies, post.children) == (2, 0)
+        # the live table has no part in it
+        assert not hasattr(two, "twice_views")
 
     @sqlite_only
     def test_a_custom_secondaryjoin(

@@ -757,6 +757,112 @@ class TestTransaction:
         ]
         assert session.get(B, 1).a_id == 1
 
+    def test_rows_that_refer_to_each_other(
+        self, versioning: Any, Base: Any, open_session: Callable[..., Any]
+    ) -> None:
+        """Rings of foreign keys, within a table and over several, are undone and made again."""
+
+        class Member(Base):
+            __tablename__ = "member"
+            __versioned__: dict[str, Any] = {}
+            id: Mapped[int] = mapped_column(primary_key=True)
+            next_id: Mapped[int | None] = mapped_column(sa.ForeignKey("member.id"))
+            team_id: Mapped[int] = mapped_column(sa.ForeignKey("team.id"))
+
+        class Team(Base):
+            __tablename__ = "team"
+            __versioned__: dict[str, Any] = {}
+            id: Mapped[int] = mapped_column(primary_key=True)
+            captain_id: Mapped[int | None] = mapped_column(
+                sa.ForeignKey("member.id", use_alter=True, name="fk_captain")
+            )
+            members: Mapped[list[Any]] = relationship(
+                Member, foreign_keys=Member.team_id, cascade="all, delete-orphan"
+            )
+
+        def state() -> list[Any]:
+            return [
+                sorted((obj.id, getattr(obj, name)) for obj in session.scalars(sa.select(cls)))
+                for cls, name in ((Team, "captain_id"), (Member, "next_id"))
+            ]
+
+        session = open_session()
+        team = Team(id=1, members=[Member(id=1), Member(id=2), Member(id=3)])
+        session.add(team)
+        session.flush()
+        for member in team.members:
+            member.next_id = member.id % 3 + 1
+        team.captain_id = 1
+        session.commit()
+        made = state()
+        for _ in range(2):
+            last = sa.select(versioning.transaction_cls).order_by(
+                versioning.transaction_cls.id.desc()
+            )
+            revert_transaction(session, session.scalars(last.limit(1)).one())
+            session.commit()
+            assert state() == [[], []]
+            revert_transaction(session, session.scalars(last.limit(1)).one())
+            session.commit()
+            assert state() == made
+
+    @sqlite_only
+    def test_what_was_built_upon_it(self, session: Any, models: SimpleNamespace) -> None:
+        """What refers to an object since, and would go or change with it, is a conflict."""
+        m = models
+        article = m.Article(id=1, name="a", comments=[m.Comment(id=1, text="x")])
+        article.tags, article.countries = [m.Tag(id=1, name="t")], [m.Country(id=1, name="c")]
+        session.add(article)
+        session.commit()
+        made = self.tx(article, 0)
+        assert not revert_transaction(session, made, dry_run=True).conflicts
+        article.comments.append(m.Comment(id=2, text="y"))
+        article.tags.append(m.Tag(id=2, name="u"))
+        session.commit()
+        with pytest.raises(RevertConflict) as error:
+            revert_transaction(session, made)
+        found = sorted((str(c.attribute), str(c)) for c in error.value.conflicts)
+        assert [name for name, _ in found] == ["comments", "tags"]
+        assert "comments has got <" in found[0][1]
+        revert_transaction(session, made, overwrite=True)
+        session.commit()
+        assert session.scalars(sa.select(m.Comment)).all() == []
+        assert names(session.scalars(sa.select(m.Tag))) == ["u"]
+
+    @sqlite_only
+    def test_unique_values_that_changed_hands(
+        self, versioning: Any, Base: Any, open_session: Callable[..., Any]
+    ) -> None:
+        """Unique values go back, also to a row that is made and from one that is deleted."""
+
+        class Seat(Base):
+            __tablename__ = "seat"
+            __versioned__: dict[str, Any] = {}
+            id: Mapped[int] = mapped_column(primary_key=True)
+            name: Mapped[str] = mapped_column(sa.String(40), unique=True)
+
+        def state() -> dict[int, str]:
+            return {seat.id: seat.name for seat in session.scalars(sa.select(Seat))}
+
+        session = open_session()
+        one, two, three = (Seat(id=i, name=str(i)) for i in (1, 2, 3))
+        session.add_all([one, two, three])
+        session.commit()
+        session.delete(three)
+        for seat, name in ((one, "x"), (two, "1"), (one, "2")):
+            seat.name = name
+            session.flush()
+        session.add(Seat(id=4, name="3"))
+        session.commit()
+        assert state() == {1: "2", 2: "1", 4: "3"}
+        for expected in ({1: "1", 2: "2", 3: "3"}, {1: "2", 2: "1", 4: "3"}):
+            revert_transaction(session, one.versions[-1].transaction)
+            session.commit()
+            assert state() == expected
+        cls = version_class(Seat)
+        deleted = session.scalars(sa.select(cls).where(cls.operation_type == 2))
+        assert sorted((seat.id, seat.name) for seat in deleted) == [(3, "3"), (3, "3"), (4, "3")]
+
 
 class TestAsync:
     def test_in_a_fresh_session(

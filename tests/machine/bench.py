@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase
 from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
 import support
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from .machine import HistoryMachine
 
 __all__ = [
+    "SEARCH",
     "Bench",
     "Library",
     "open_engines",
@@ -55,6 +58,12 @@ class Library(Protocol):
 
     def count_versions(self, obj: Any) -> int:
         """How many versions an object has."""
+
+    def time_machine(self, engine: Engine, at: int) -> AbstractContextManager[Session]:
+        """A session in which the live classes show what was after a transaction id."""
+
+    def undo(self, session: Session, transaction: Any, overwrite: bool) -> bool:
+        """Undo all that a transaction did; whether it was done, and not refused."""
 
 
 @dataclass(kw_only=True)
@@ -180,8 +189,8 @@ class Profile:
 
 #: ``ci`` shows what it found as it is, ``shrink`` is the same and takes minutes to make it short
 PROFILES = {
-    "ci": Profile(local=60, remote=12, steps=40),
-    "shrink": Profile(local=60, remote=12, steps=40, shrink=True),
+    "ci": Profile(local=20, remote=6, steps=40),
+    "shrink": Profile(local=20, remote=6, steps=40, shrink=True),
     "nightly": Profile(local=2000, remote=200, steps=60, reproducible=False, shrink=True),
 }
 
@@ -194,10 +203,14 @@ def profile_name() -> str:
     return name
 
 
-def settings_of(backend: str) -> hypothesis.settings:
+#: how many examples to look for a fault in that must be found
+SEARCH = 60
+
+
+def settings_of(backend: str, examples: int | None = None) -> hypothesis.settings:
     """The settings for a kind of database; ``HISTORY_HYPOTHESIS_EXAMPLES`` overrides the number."""
     profile = PROFILES[profile_name()]
-    examples = profile.local if backend == "sqlite" else profile.remote
+    examples = examples or (profile.local if backend == "sqlite" else profile.remote)
     return hypothesis.settings(
         max_examples=int(os.environ.get("HISTORY_HYPOTHESIS_EXAMPLES", examples)),
         stateful_step_count=profile.steps,

@@ -6,17 +6,17 @@ reading is then asked in a session of its own. A method returns what is wrong, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload, selectinload, subqueryload
 
 from .bench import Bench
 from .model import DELETE, HistoryModel, Key, Row, Version
-from .schema import KINDS, Kind
+from .schema import KINDS, RELATIONS, Kind
 from .world import read_state
 
 __all__ = ["READ", "Judge"]
@@ -24,14 +24,8 @@ __all__ = ["READ", "Judge"]
 TRANSACTION = sa.table("transaction", sa.column("id", sa.BigInteger))
 #: kinds to ask the version classes of: all that have a class of their own
 READ = (*KINDS, Kind(name="Comment", table="comment"))
-#: relationships of Article: attribute, table, own column, column that names the target
-COLLECTIONS = (
-    ("tags", "article_tag", "article_id", "tag_id"),
-    ("targets", "article_link", "source_id", "target_id"),
-    ("sources", "article_link", "target_id", "source_id"),
-    ("comments", "comment", "article_id", "id"),
-    ("category", "article", "id", "category_id"),
-)
+#: how relations are loaded: lazily, or with the objects
+LOADS: tuple[Any, ...] = (None, selectinload, joinedload, subqueryload)
 
 
 class Judge:
@@ -79,9 +73,13 @@ class Judge:
         with Session(self.bench.engine) as session:
             found = self._classes(session, READ)
             found += self._moments(session, self.model.transactions, READ)
-            for ordinal in self.model.transactions:
-                found += self._relations(session, ordinal)
-            return found
+        for ordinal in self.model.transactions[-3:]:
+            found += self._past(ordinal)
+        return found
+
+    def identity(self, ordinal: int) -> int:
+        """The id of a transaction."""
+        return next(identity for identity, number in self.ordinals.items() if number == ordinal)
 
     def tables(self) -> list[str]:
         """The tables alone: all versions, the chain law, the live rows."""
@@ -237,7 +235,10 @@ class Judge:
         """``select(version_class(...))`` gives every version."""
         found = []
         for kind in kinds:
-            versions = session.scalars(sa.select(self._version_class(kind))).all()
+            cls = self._version_class(kind)
+            statement = sa.select(cls).options(*self._loads(cls, kind, len(self.ordinals)))
+            versions = session.scalars(statement).unique().all()
+            found += self._relations(f"select(version_class({kind}))", kind, versions)
             found += _differences(
                 f"select(version_class({kind}))", self._expected(kind), self._read(kind, versions)
             )
@@ -265,43 +266,74 @@ class Judge:
     def _moments(
         self, session: Session, ordinals: Iterable[int], kinds: Iterable[Kind]
     ) -> list[str]:
-        """``as_of`` gives the rows that were live after a transaction."""
-        identities = {ordinal: identity for identity, ordinal in self.ordinals.items()}
+        """``as_of`` gives the rows that were live after a transaction, and their relations."""
         found = []
         for ordinal in ordinals:
             for kind in kinds:
-                statement = self.bench.library.as_of(self._models[kind.name], identities[ordinal])
-                versions = session.scalars(statement).all()
-                rows = {
-                    tuple(getattr(version, name) for name in kind.key): {
-                        name: getattr(version, name) for name in self._attributes(kind)
-                    }
-                    for version in versions
-                }
-                if len(rows) != len(versions):
-                    found.append(f"as_of({kind}, {ordinal}): a row comes {len(versions)} times")
-                expected = self._live(kind, ordinal)
-                found += _differences(f"as_of({kind}, transaction {ordinal})", expected, rows)
+                statement = self.bench.library.as_of(
+                    self._models[kind.name], self.identity(ordinal)
+                ).options(*self._loads(self._version_class(kind), kind, ordinal))
+                versions = session.scalars(statement).unique().all()
+                found += self._rows(
+                    f"as_of({kind}, transaction {ordinal})", kind, ordinal, versions
+                )
         return found
 
-    def _relations(self, session: Session, ordinal: int) -> list[str]:
-        """The relationships of what ``as_of`` gives show the same moment."""
-        identities = {number: identity for identity, number in self.ordinals.items()}
-        state = self.model.states[ordinal]
-        statement = self.bench.library.as_of(self._models["Article"], identities[ordinal])
+    def _past(self, ordinal: int) -> list[str]:
+        """In a ``time_machine`` the live classes show what was after a transaction."""
+        found = []
+        with self.bench.library.time_machine(self.bench.engine, self.identity(ordinal)) as past:
+            for kind in READ:
+                cls = self._models[kind.name]
+                statement = sa.select(cls).options(*self._loads(cls, kind, ordinal))
+                objects = past.scalars(statement).unique().all()
+                found += self._rows(f"{kind} in the past of {ordinal}", kind, ordinal, objects)
+        return found
+
+    def _rows(self, where: str, kind: Kind, ordinal: int, objects: Sequence[Any]) -> list[str]:
+        """Objects, live ones or versions, are what was live after a transaction."""
+        rows = {
+            tuple(getattr(obj, name) for name in kind.key): {
+                name: getattr(obj, name) for name in self._attributes(kind)
+            }
+            for obj in objects
+        }
+        found = _differences(where, self._live(kind, ordinal), rows)
+        if len(rows) != len(objects):
+            found.append(f"{where}: a row comes {len(objects)} times")
+        return found or self._relations(where, kind, objects, ordinal)
+
+    def _loads(self, cls: Any, kind: Kind, turn: int) -> list[Any]:
+        """Loader options for the relations of a class, each time others."""
+        load = LOADS[turn % len(LOADS)]
+        names = RELATIONS.get(kind.table, ()) if load else ()
+        return [load(getattr(cls, name)) for name in names if hasattr(cls, name)]
+
+    def _relations(
+        self, where: str, kind: Kind, objects: Sequence[Any], ordinal: int | None = None
+    ) -> list[str]:
+        """The relations of objects after a transaction: by default that of the version itself."""
         expected, found = {}, {}
-        for version in session.scalars(statement):
-            for name, table, own, other in COLLECTIONS:
-                related = getattr(version, name)
-                if related is None or not isinstance(related, Iterable):
+        for name, relation in RELATIONS.get(kind.table, {}).items():
+            (key,) = next(one.key for one in READ if one.table == relation.target)
+            for obj in objects:
+                number = ordinal or self.ordinals[obj.transaction_id]
+                place = (getattr(obj, kind.key[0]), number, name)
+                related = getattr(obj, name)
+                if not isinstance(related, list):
                     related = [related] if related is not None else []
-                found[version.id, name] = sorted(one.id for one in related)
-                expected[version.id, name] = sorted(
-                    row[other]
-                    for row in state[table].values()
-                    if row[own] == version.id and row[other] is not None
-                )
-        return _differences(f"relations as of transaction {ordinal}", expected, found)
+                found[place] = sorted((getattr(one, key),) for one in related)
+                row = self._row(kind, obj)
+                expected[place] = relation.keys(row, self.model.states[number])
+        return _differences(f"relations of {where}", expected, found)
+
+    def _row(self, kind: Kind, obj: Any) -> Row:
+        """The base table's row of an object."""
+        return {name: getattr(obj, name) for name in kind.key} | {
+            column: getattr(obj, name)
+            for name, (table, column) in self._attributes(kind).items()
+            if table == kind.table
+        }
 
     def _objects(self, session: Session, sample: int) -> list[str]:
         """One live object."""
@@ -360,8 +392,7 @@ class Judge:
 
     def _entities(self, session: Session, ordinal: int) -> list[str]:
         """``Transaction.changed_entities`` names every object that the transaction changed."""
-        identity = next(one for one, number in self.ordinals.items() if number == ordinal)
-        transaction = session.get(self.bench.library.transaction_cls, identity)
+        transaction = session.get(self.bench.library.transaction_cls, self.identity(ordinal))
         if transaction is None:
             return [f"the transaction {ordinal} cannot be loaded"]
         expected = {

@@ -25,29 +25,67 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from .bench import Bench
+from .graph import Outcome, Schema, Tree, revert, undo
 from .judge import READ, Judge
-from .model import HistoryModel, Key
-from .schema import ENTITIES, KINDS, NUMBERS, TEXTS, Kind
+from .model import HistoryModel, Key, State
+from .schema import ENTITIES, KINDS, NUMBERS, RELATIONS, TEXTS, Kind
 from .world import Fresh, Stored, Target, World, read_state
 
 __all__ = ["KINDS_BY_NAME", "NUMBERED", "PICKS", "THEN", "HistoryMachine"]
 
-KINDS_BY_NAME = {kind.name: kind for kind in KINDS}
+KINDS_BY_NAME = {kind.name: kind for kind in READ}
+SCHEMA = Schema(ENTITIES, RELATIONS)
 NUMBERED = [kind for kind in KINDS if kind.number]
 #: kinds whose key another object of the session does not refer to
 KEYED = [KINDS_BY_NAME["Term"], KINDS_BY_NAME["Cell"]]
 
 #: columns without history
 UNVERSIONED = [(KINDS_BY_NAME["Article"], "views"), (KINDS_BY_NAME["Cell"], "memo")]
+
+#: child, its reference, parent, the parent's collection
+REFERENCES = [
+    ("Article", "category", "Category", "articles"),
+    ("Category", "lead", "Article", None),
+    ("Comment", "reply_to", "Comment", "replies"),
+    ("Item", "category", "Category", "items"),
+    ("Book", "category", "Category", "items"),
+    ("Entry", "term", "Term", "entries"),
+]
+
+#: what to revert with an object
+GRAPHS = [
+    ("Article", ()),
+    ("Article", ("comments",)),
+    ("Article", ("tags", "category", "comments")),
+    ("Article", ("targets",)),
+    ("Article", ("sources.comments",)),
+    ("Article", ("category.articles.comments",)),
+    ("Category", ("articles", "lead")),
+    ("Category", ("articles.comments", "tags.articles")),
+    ("Category", ("items", "lead.comments")),
+    ("Category", ("articles.comments.replies", "tags")),
+    ("Tag", ("articles.category",)),
+    ("Tag", ("categories",)),
+    ("Comment", ("article.tags",)),
+    ("Comment", ("replies.replies",)),
+    ("Comment", ("reply_to.replies", "article")),
+    ("Book", ("category.items",)),
+    ("Novel", ()),
+    ("Cat", ()),
+    ("Cell", ()),
+    ("Term", ("entries",)),
+    ("Entry", ("term.entries",)),
+]
 
 PICKS = st.integers(0, 7)
 #: what follows a change: nothing, a flush or a commit
@@ -78,6 +116,15 @@ def _delete(world: World, obj: Any) -> None:
         obj.lead = None
         world.session.flush()
     world.session.delete(obj)
+
+
+def _tree(relations: Iterable[str]) -> Tree:
+    tree: dict[str, Any] = {}
+    for path in relations:
+        below = tree
+        for name in path.split("."):
+            below = below.setdefault(name, {})
+    return tree
 
 
 class HistoryMachine(RuleBasedStateMachine):
@@ -158,7 +205,7 @@ class HistoryMachine(RuleBasedStateMachine):
 
     def choose(self, name: str, pick: int, *, fresh: bool = True) -> Target | None:
         """The object of this class with that number: stored ones by key, then fresh ones."""
-        kind = KINDS_BY_NAME.get(name, Kind(name=name, table=name.lower()))
+        kind = KINDS_BY_NAME[name]
         found: list[Target] = [Stored(name, key) for key in kind.keys(self.model.current)]
         if fresh:
             cls = self.plain.models[name]
@@ -580,32 +627,36 @@ class HistoryMachine(RuleBasedStateMachine):
 
         self.change(f"new key {new}{', and back' if back else ''}", target, act, then)
 
-    @rule(pick=PICKS, other=st.one_of(st.none(), PICKS), how=st.booleans(), then=THEN)
-    def move(self, pick: int, other: int | None, how: bool, then: str) -> None:
-        """Another parent, set on the child or through the parents' collections."""
-        article = self.choose("Article", pick)
-        parent = None if other is None else self.choose("Category", other)
+    @rule(
+        reference=st.sampled_from(REFERENCES),
+        pick=PICKS,
+        other=st.one_of(st.none(), PICKS),
+        through=st.booleans(),
+        then=THEN,
+    )
+    def refer(
+        self,
+        reference: tuple[str, str, str, str | None],
+        pick: int,
+        other: int | None,
+        through: bool,
+        then: str,
+    ) -> None:
+        """Another parent or none, set on the child or through the parents' collections."""
+        name, attribute, target_name, collection = reference
+        target = None if other is None else self.choose(target_name, other)
 
         def act(world: World, obj: Any) -> None:
-            new = None if parent is None else world.find(parent)
-            if how:
-                obj.category = new
+            new = None if target is None else world.find(target)
+            old = getattr(obj, attribute)
+            if collection is None or not through:
+                setattr(obj, attribute, new)
             elif new is not None:
-                new.articles.append(obj)
-            elif obj.category is not None:
-                obj.category.articles.remove(obj)
+                getattr(new, collection).append(obj)
+            elif old is not None:
+                getattr(old, collection).remove(obj)
 
-        self.change(f"move to {parent}", article, act, then)
-
-    @rule(pick=PICKS, other=st.one_of(st.none(), PICKS), then=THEN)
-    def lead(self, pick: int, other: int | None, then: str) -> None:
-        """A reference that is written by an UPDATE after the INSERTs (``post_update``)."""
-        article = None if other is None else self.choose("Article", other)
-
-        def act(world: World, obj: Any) -> None:
-            obj.lead = None if article is None else world.find(article)
-
-        self.change(f"lead is {article}", self.choose("Category", pick), act, then)
+        self.change(f"{attribute} is {target}, {through=}", self.choose(name, pick), act, then)
 
     @rule(pick=PICKS, text=st.sampled_from([None, "", "a"]), then=THEN)
     def comment(self, pick: int, text: str | None, then: str) -> None:
@@ -630,16 +681,6 @@ class HistoryMachine(RuleBasedStateMachine):
                 world.session.flush()
 
         self.change(f"drop comment {place}", self.choose("Article", pick), act, then)
-
-    @rule(pick=PICKS, place=PICKS, to=PICKS, then=THEN)
-    def entry(self, pick: int, place: int, to: int, then: str) -> None:
-        """A child whose foreign key follows the key of its parent."""
-        term = self.choose("Term", to)
-
-        def act(world: World, obj: Any) -> None:
-            obj.term = None if term is None or place == 7 else world.find(term)
-
-        self.change(f"term is {term}", self.choose("Entry", pick), act, then)
 
     @rule(
         how=st.sampled_from(
@@ -685,6 +726,98 @@ class HistoryMachine(RuleBasedStateMachine):
             self.choose(name, pick),
             act,
             then,
+        )
+
+    @rule(graph=st.sampled_from(GRAPHS), pick=PICKS, moment=st.integers(0, 30), then=THEN)
+    def revert(self, graph: tuple[str, tuple[str, ...]], pick: int, moment: int, then: str) -> None:
+        """An object, with relations around it, goes back to a moment at which it was there."""
+        kind, relations = KINDS_BY_NAME[graph[0]], graph[1]
+        if not self.bench.reading or not self.flush():
+            return
+        found = [
+            (ordinal, key)
+            for ordinal in self.model.transactions
+            for key in kind.keys(self.model.states[ordinal])
+        ]
+        if not found:
+            return
+        ordinal, key = found[(moment * 8 + pick) % len(found)]
+        state, now = self.model.states[ordinal], self.model.current
+        outcome = revert(SCHEMA, state, now, kind.table, key, _tree(relations))
+        identity = self.judge.identity(ordinal)
+        if not self._same_classes(outcome.rows, state, now):
+            return
+
+        def act(session: Session) -> bool:
+            library = self.bench.library
+            cls = library.version_class(self.bench.versioned[kind.name])
+            statement = library.as_of(self.bench.versioned[kind.name], identity).where(
+                *(getattr(cls, name) == value for name, value in zip(kind.key, key, strict=True))
+            )
+            session.scalars(statement).one().revert(relations=relations)
+            return True
+
+        self._go_back(f"revert {kind}{key} {relations} to {ordinal}", outcome, act, then)
+
+    @rule(moment=st.integers(0, 30), overwrite=st.booleans(), then=THEN)
+    def undo(self, moment: int, overwrite: bool, then: str) -> None:
+        """All that a transaction did is undone, or what was changed since is a conflict."""
+        if not self.bench.reading or not self.flush() or not self.model.transactions:
+            return
+        ordinal = self.model.transactions[moment % len(self.model.transactions)]
+        before, after = self.model.states[ordinal - 1 : ordinal + 1]
+        now = self.model.current
+        outcome = undo(SCHEMA, before, after, now)
+        identity = self.judge.identity(ordinal)
+        rows = [
+            (table, key)
+            for table in self.model.tables
+            for key in {**before[table], **after[table]}
+            if before[table].get(key) != after[table].get(key)
+        ]
+        if not self._same_classes(rows, before, after, now):
+            return
+        # as in ``_delete``; and which numbers new rows get is left open
+        led = (now[table][key].get("lead_id") for table, key in outcome.deleted)
+        numbered = [link for link in outcome.linked if link[0] == "article_link"]
+        if len(numbered) > 1 or any(led):
+            return
+
+        def act(session: Session) -> bool:
+            library = self.bench.library
+            transaction = session.get(library.transaction_cls, identity)
+            return library.undo(session, transaction, overwrite)
+
+        done = overwrite or not outcome.conflict
+        self._go_back(f"undo {ordinal}, {overwrite=}", outcome if done else None, act, then)
+
+    def _go_back(
+        self, what: str, outcome: Outcome | None, act: Callable[[Session], bool], then: str
+    ) -> None:
+        """The library acts in the versioned world; in the plain world, the outcome is written.
+
+        ``None`` is the outcome where the library refuses.
+        """
+
+        def run(world: World) -> bool:
+            if world is self.versioned:
+                done = act(world.session)
+            elif done := outcome is not None:
+                world.write(outcome)
+            world.session.flush()
+            world.expunge_all()
+            return done
+
+        if self.both(what, run):
+            self.afterwards(then)
+
+    def _same_classes(self, rows: Iterable[tuple[str, Key]], *states: State) -> bool:
+        """No row is of another class in one of the states, or was so before this transaction."""
+        states = (*states, self.model.committed)
+        return all(
+            len({state[table][key].get(name) for state in states if key in state[table]}) < 2
+            for table, key in rows
+            for name in ("kind", "type")
         )
 
     @rule(pick=PICKS, keys=st.sets(PICKS, max_size=4), then=THEN)

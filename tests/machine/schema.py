@@ -24,9 +24,20 @@ from sqlalchemy.orm import (
     remote,
 )
 
+from .graph import Relation
 from .model import Key, Row, State
 
-__all__ = ["ENTITIES", "EXCLUDED", "KINDS", "NUMBERS", "TEXTS", "Kind", "Models", "build_models"]
+__all__ = [
+    "ENTITIES",
+    "EXCLUDED",
+    "KINDS",
+    "NUMBERS",
+    "RELATIONS",
+    "TEXTS",
+    "Kind",
+    "Models",
+    "build_models",
+]
 
 #: What the model calls an entity: the tables that make its rows, base table first.
 ENTITIES: tuple[tuple[str, ...], ...] = (
@@ -183,6 +194,36 @@ KINDS: tuple[Kind, ...] = (
 )
 
 
+#: base table of the owner -> name of the relationship -> what it is
+RELATIONS: Mapping[str, Mapping[str, Relation]] = {
+    "article": {
+        "comments": Relation("comment", "many", "comment", "article_id", "id", orphans_go=True),
+        "category": Relation("category", "one", "article", "id", "category_id"),
+        "tags": Relation("tag", "links", "article_tag", "article_id", "tag_id"),
+        "targets": Relation("article", "links", "article_link", "source_id", "target_id"),
+        "sources": Relation("article", "links", "article_link", "target_id", "source_id"),
+    },
+    "comment": {
+        "article": Relation("article", "one", "comment", "id", "article_id"),
+        "reply_to": Relation("comment", "one", "comment", "id", "reply_to_id"),
+        "replies": Relation("comment", "many", "comment", "reply_to_id", "id"),
+    },
+    "category": {
+        "articles": Relation("article", "many", "article", "category_id", "id"),
+        "lead": Relation("article", "one", "category", "id", "lead_id"),
+        "items": Relation("item", "many", "item", "category_id", "id"),
+        "tags": Relation("tag", "links", "category_tag", "category_id", "tag_id"),
+    },
+    "tag": {
+        "articles": Relation("article", "links", "article_tag", "tag_id", "article_id"),
+        "categories": Relation("category", "links", "category_tag", "tag_id", "category_id"),
+    },
+    "item": {"category": Relation("category", "one", "item", "id", "category_id")},
+    "term": {"entries": Relation("entry", "many", "entry", "word", "id", key="word")},
+    "entry": {"term": Relation("term", "one", "entry", "id", "word")},
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Models:
     """The classes of one world."""
@@ -288,7 +329,10 @@ def build_models(*, versioned: bool) -> Models:
         id = sa.Column(sa.Integer, primary_key=True)
         text = sa.Column(sa.String(50))
         article_id = sa.Column(sa.ForeignKey("article.id"), nullable=False)
+        reply_to_id = sa.Column(sa.ForeignKey("comment.id"))
         article = relationship("Article", back_populates="comments")
+        reply_to = relationship("Comment", remote_side=id, back_populates="replies")
+        replies = relationship("Comment", back_populates="reply_to", order_by="Comment.id")
 
     class Category(Tracked):
         __tablename__ = "category"
@@ -307,6 +351,7 @@ def build_models(*, versioned: bool) -> Models:
             primaryjoin=lambda: foreign(Category.lead_id) == remote(Article.id),
             post_update=True,
         )
+        items = relationship("Item", back_populates="category")
         tags = relationship("Tag", secondary=category_tag, back_populates="categories")
 
     class Tag(Tracked):
@@ -322,6 +367,8 @@ def build_models(*, versioned: bool) -> Models:
         id = sa.Column(sa.Integer, primary_key=True)
         kind = sa.Column(sa.String(20))
         title = sa.Column(sa.String(50))
+        category_id = sa.Column(sa.ForeignKey("category.id"))
+        category = relationship("Category", back_populates="items")
         __mapper_args__ = {"polymorphic_on": kind, "polymorphic_identity": "item"}
 
     class Book(Item):

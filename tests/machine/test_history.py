@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 import sqlalchemy_history
 import support
+from sqlalchemy_history import RevertConflict
 
-from .bench import Bench, open_engines, open_models, profile_name, prove, settings_of
+from .bench import SEARCH, Bench, open_engines, open_models, profile_name, prove, settings_of
 from .bulk import BulkMachine
 from .machine import HistoryMachine
 from .schema import Models, build_models
@@ -37,6 +39,16 @@ class OurLibrary:
 
     def count_versions(self, obj: Any) -> int:
         return sqlalchemy_history.count_versions(obj)
+
+    def time_machine(self, engine: sa.Engine, at: int) -> Any:
+        return sqlalchemy_history.time_machine(engine, at)
+
+    def undo(self, session: Session, transaction: Any, overwrite: bool) -> bool:
+        try:
+            sqlalchemy_history.revert_transaction(session, transaction, overwrite=overwrite)
+        except RevertConflict:
+            return False
+        return True
 
     @contextlib.contextmanager
     def versioning(self) -> Iterator[None]:
@@ -141,6 +153,19 @@ def _relation_is(name: str, value: Any) -> Callable[[pytest.MonkeyPatch, Bench],
     return spoil
 
 
+def _the_past_is_the_present(patch: pytest.MonkeyPatch, bench: Bench) -> None:
+    patch.setattr(bench.library, "time_machine", lambda engine, at: Session(engine))
+
+
+def _undo_does_nothing(patch: pytest.MonkeyPatch, bench: Bench) -> None:
+    patch.setattr(bench.library, "undo", lambda *arguments: True)
+
+
+def _undo_sees_no_conflict(patch: pytest.MonkeyPatch, bench: Bench) -> None:
+    undo = bench.library.undo
+    patch.setattr(bench.library, "undo", lambda session, tx, overwrite: undo(session, tx, True))
+
+
 WRONG_ANSWERS: dict[str, Callable[[pytest.MonkeyPatch, Bench], None]] = {
     "as_of forgets updates": _as_of_forgets_updates,
     "as_of is too late": _as_of_is_too_late,
@@ -155,6 +180,9 @@ WRONG_ANSWERS: dict[str, Callable[[pytest.MonkeyPatch, Bench], None]] = {
     "no targets": _relation_is("targets", []),
     "no comments": _relation_is("comments", []),
     "no category": _relation_is("category", None),
+    "the past is the present": _the_past_is_the_present,
+    "undo does nothing": _undo_does_nothing,
+    "undo sees no conflict": _undo_sees_no_conflict,
 }
 
 
@@ -166,7 +194,7 @@ def test_wrong_answers_are_noticed(
     with versioned("sqlite", "validity", databases, tmp_path) as bench:
         WRONG_ANSWERS[fault](monkeypatch, bench)
         with pytest.raises(AssertionError):
-            prove(HistoryMachine, bench, settings_of("sqlite"))
+            prove(HistoryMachine, bench, settings_of("sqlite", SEARCH))
         monkeypatch.undo()
 
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session, SessionTransaction
 
+from .graph import Outcome
 from .model import Key, State
 from .schema import Kind, Models
 
@@ -142,6 +143,43 @@ class World:
         """Add a new object to the session."""
         self.session.add(obj)
         self.fresh.append(obj)
+
+    def write(self, outcome: Outcome) -> None:
+        """Let the rows become what an outcome says."""
+        connection, live = self.session.connection(), self.models.live
+        self.session.expire_all()
+        state = read_state(connection, self.models)
+        order = {name: place for place, name in enumerate(live)}
+        rows = [
+            (place, {n: v for n, v in values.items() if not live[place[0]].c[n].computed})
+            for place, values in sorted(outcome.rows.items(), key=lambda item: order[item[0][0]])
+        ]
+        for (name, key), values in rows:
+            if key not in state[name]:
+                columns = live[name].columns
+                # rows that refer to each other: first without
+                refers = {c.name for c in columns if c.foreign_keys and c.nullable}
+                made = {n: None if n in refers else v for n, v in values.items()}
+                connection.execute(sa.insert(live[name]).values(made))
+                state[name] = {**state[name], key: made}
+        for (name, key), values in rows:
+            here = zip(self.models.key_columns(name), key, strict=True)
+            changed = {n: v for n, v in values.items() if v != state[name][key].get(n, v)}
+            if changed:
+                table = live[name]
+                where = (column == value for column, value in here)
+                connection.execute(sa.update(table).where(*where).values(changed))
+        for name, link in outcome.unlinked:
+            table = live[name]
+            where = (table.c[column] == value for column, value in link.items())
+            connection.execute(sa.delete(table).where(*where))
+        for name, link in outcome.linked:
+            connection.execute(sa.insert(live[name]).values(**link))
+        self.session.expire_all()
+        for name, key in outcome.deleted:
+            classes: list[Any] = [*self.models.classes.values()]
+            cls = min((c for c in classes if c.__tablename__ == name), key=lambda c: len(c.mro()))
+            self.session.delete(self.session.get_one(cls, key))
 
     def make(self, kind: Kind, key: Key | None, values: Mapping[str, Any]) -> Any:
         """A new object, with a given key or with none."""
