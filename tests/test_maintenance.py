@@ -478,6 +478,21 @@ def test_prune_takes_all_tables_of_a_hierarchy(models: Any, open_session: Any) -
     assert history(session, models.Circle, "radius") == [(1, UPDATE, 1)]
 
 
+def test_a_batch_is_larger_than_one_list_of_keys(models: Any, open_session: Any) -> None:
+    """Where a database takes few keys at once, a batch goes in portions, and nothing is left out."""
+    session = open_session()
+    session.add_all(models.Line(order="a", number=n, name="first") for n in range(250))
+    session.commit()
+    session.execute(sa.update(models.Line).values(name="second"))
+    session.commit()
+    session.execute(sa.update(h.version_class(models.Line)).values(name="second"))
+    assert h.vacuum(session, models.Line) == 250
+    session.execute(sa.update(models.Line).values(name="third"))
+    session.commit()
+    assert h.prune(session, models.Line, keep_last=1) == 250
+    assert h.verify(session, models.Line) == []
+
+
 def test_prune_needs_to_know_what(models: Any, open_session: Any) -> None:
     """Without a moment or a number there is nothing to prune; the last version always stays."""
     session = open_session()

@@ -8,13 +8,11 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     FromClause,
-    Row,
     Select,
+    Subquery,
     Table,
     and_,
-    delete,
     exists,
-    func,
     or_,
     select,
     true,
@@ -60,7 +58,8 @@ def remove_equal_versions(work: Upkeep, root: TablePlan) -> None:
     unused = UnusedTransactions(work)
     for rows in work.batches(*equal_versions(work, root)):
         # what is equal to a version that goes too is equal to the one that stays
-        _remove(work, root, rows)
+        for part in reversed(root.hierarchy):
+            work.remove(part, rows)
         keys = list(dict.fromkeys(as_key(row[:-1]) for row in rows))
         for part in root.hierarchy:
             work.relink(part, keys)
@@ -72,21 +71,14 @@ def equal_versions(
     work: Upkeep, root: TablePlan
 ) -> tuple[Select[Any], Sequence[ColumnElement[Any]]]:
     """(keys, transaction) of versions that are equal, in all tables, to the one before."""
-    own = root.version.alias("own")
+    own = _with_previous(work, root)
     columns = [*root.keys_of(own), root.tx_of(own)]
     statement = select(*columns).where(root.op_of(own) != Operation.DELETE)
     for part in root.hierarchy:
-        mine = own if part is root else part.version.alias()
-        before, other = part.version.alias(), part.version.alias()
-        latest = (
-            select(func.max(part.tx_of(other)))
-            .where(part.same_key(other, mine), part.tx_of(other) < part.tx_of(mine))
-            .correlate(mine)
-            .scalar_subquery()
-        )
+        mine, before = own if part is root else _with_previous(work, part), part.version.alias()
         same = exists().where(
             part.same_key(before, mine),
-            part.tx_of(before) == latest,
+            part.tx_of(before) == mine.c.history_previous,
             part.op_of(before) != Operation.DELETE,
             _identical(part, mine, before, work),
         )
@@ -99,6 +91,13 @@ def equal_versions(
             )
             statement = statement.where(~exists().where(here, ~same))
     return statement, columns
+
+
+def _with_previous(work: Upkeep, plan: TablePlan) -> Subquery:
+    """The versions, each with the transaction of the one before as ``history_previous``."""
+    v = plan.version
+    previous = work.neighbour(plan, v, later=False).label("history_previous")
+    return select(*v.c, previous).subquery()
 
 
 def _identical(
@@ -157,7 +156,8 @@ def prune(
         columns = [*root.keys_of(v), root.tx_of(v)]
         statement = select(*columns).where(*_removable(root, v, at, keep_last))
         for rows in work.batches(statement, columns):
-            _remove(work, root, rows)
+            for part in reversed(root.hierarchy):
+                work.remove(part, rows)
             unused.remove(row[-1] for row in rows)
             work.batch_done(root, len(rows))
     work.finish()
@@ -185,9 +185,3 @@ def _removable(
             .scalar_subquery()
         )
         yield root.tx_of(v) < newest
-
-
-def _remove(work: Upkeep, root: TablePlan, versions: Sequence[Row[Any]]) -> None:
-    for part in reversed(root.hierarchy):
-        which, parameters = work.chosen(part, part.version, versions)
-        work.execute(delete(part.version).where(which), parameters)
