@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from alembic.operations import MigrateOperation, ops
 from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy.dialects import mysql, postgresql
 
+from sqlalchemy_history.config import Options
 from sqlalchemy_history.plan import (
     INFO_KEY,
     PLUGIN_KEY,
@@ -20,6 +21,8 @@ from sqlalchemy_history.plan import (
     table_plan,
 )
 from sqlalchemy_history.plugins.rows import RowKey
+
+from .triggers import Name, tables_with_triggers
 
 
 class HistoryOp(MigrateOperation):
@@ -83,9 +86,6 @@ def _metadata(autogen_context: Any) -> list[sa.MetaData]:
     return list(found) if isinstance(found, (list, tuple)) else [found]
 
 
-Name = tuple[str | None, str]
-
-
 class _Autogenerate:
     """Rewrites the operations of one revision."""
 
@@ -105,6 +105,10 @@ class _Autogenerate:
             (plan.transaction.schema, plan.transaction.name) for plan in self._parents.values()
         }
         self._created: set[Name] = set()
+        self._dropped: dict[Name, sa.Table] = {}
+        #: old name -> new name of tables that say what they were called, and of their version tables
+        self._renamed: dict[Name, Name] = {}
+        self._triggered = tables_with_triggers(autogen_context.connection)
         #: columns that tell a table that a sequence goes with; the models know it no more
         self._sequenced = [*_PLUGIN_TABLES, *(() if self._transactions else _TRANSACTION_TABLE)]
         #: comes before all else, so that its reverse comes after all else
@@ -115,6 +119,7 @@ class _Autogenerate:
         """Put the operations that history needs beside those that were found."""
         found = self._rename_tables(list(upgrade_ops.ops))
         self._created = {_name(o) for o in found if isinstance(o, ops.CreateTableOp)}
+        self._dropped = {_name(o): o.to_table() for o in found if isinstance(o, ops.DropTableOp)}
         done: list[MigrateOperation] = []
         for operation in found:
             if isinstance(operation, ops.CreateTableOp):
@@ -128,6 +133,7 @@ class _Autogenerate:
             else:
                 done += self._modified_parent(operation)
         self._backfill()
+        self._triggers({_name(o) for o in found if hasattr(o, "table_name")})
         upgrade_ops.ops[:] = [*self._first, *done, *self._last]
 
     # -- tables that come and go
@@ -178,18 +184,82 @@ class _Autogenerate:
         groups: dict[Any, list[Any]] = {}
         for name, plan in self._versions.items():
             if name in self._created and _name_of(plan.parent) not in self._created:
-                options = plan.options
-                named = (
-                    ("transaction_table", _unless("transaction", plan.transaction.name)),
-                    ("transaction_column", _unless("transaction_id", plan.tx.name)),
-                    ("operation_column", _unless("operation_type", plan.op.name)),
-                    ("schema", plan.parent.schema),
-                )
-                default = options.table_name == "%s_version"
-                table = plan.parent.name if default else (plan.parent.name, plan.version.name)
-                groups.setdefault(named, []).append(table)
+                named = {**_transaction_names(plan), "schema": plan.parent.schema}
+                pair = _pair(plan.parent.name, plan.options.table_name)
+                groups.setdefault(tuple(named.items()), []).append(pair)
         for named, tables in groups.items():
             self._last.append(HistoryOp(("backfill_versions", (tables,), dict(named))))
+
+    # -- triggers
+
+    def _triggers(self, changed: set[Name]) -> None:
+        """Drop triggers before all else and make them after all else, of what changes and is new."""
+        native = {name for name, p in self._parents.items() if p.options.native_versioning}
+        everything = bool(self._transactions & changed)
+
+        def is_touched(name: Name) -> bool:
+            plan = self._plan_of(name)
+            if plan is None or name in self._renamed or name not in self._triggered & native:
+                return True
+            return everything or any(
+                {_name_of(part.parent), _name_of(part.version)} & changed for part in plan.hierarchy
+            )
+
+        before, after = self._hierarchies(self._triggered), self._hierarchies(native)
+        old = [group for group in before if any(map(is_touched, group))]
+        new = [group for group in after if any(map(is_touched, group))]
+        versions = self._created & self._versions.keys()
+        if not new and after and (versions or self._renamed):
+            # what triggers share knows all version tables: making some of them anew says it anew
+            old, new = before[:1], after[:1]
+        for group in reversed(old):
+            there = self._trigger_call("drop", group, last=not native)
+            self._first.insert(0, HistoryOp(there, self._trigger_call("create", group)))
+        for group in new:
+            back = self._trigger_call("drop", group, last=not self._triggered)
+            self._last.append(HistoryOp(self._trigger_call("create", group), back))
+
+    def _plan_of(self, name: Name) -> TablePlan | None:
+        """The plan of a table of the models, or of one that was renamed since."""
+        return self._parents.get(self._renamed.get(name, name))
+
+    def _hierarchies(self, names: Iterable[Name]) -> list[list[Name]]:
+        """``names`` as joined hierarchies, the base table first."""
+        found: dict[Name, list[Name]] = {}
+        for name in sorted(names, key=str):
+            found.setdefault(self._base_of(name), []).append(name)
+        return [
+            sorted(group, key=lambda name: self._renamed.get(name, name) != base)
+            for base, group in found.items()
+        ]
+
+    def _base_of(self, name: Name) -> Name:
+        plan = self._plan_of(name)
+        if plan is not None:
+            return _name_of(plan.hierarchy[0].parent)
+        # no model says it any more: it is the table that the primary key refers to
+        table = self._tables.get(name, self._dropped.get(name))
+        for column in () if table is None else table.primary_key:
+            for key in column.foreign_keys:
+                *schema, base, _ = key.target_fullname.split(".")
+                if (found := (schema[0] if schema else None, base)) in self._triggered:
+                    return self._base_of(found)
+        return name
+
+    def _trigger_call(self, verb: str, group: Sequence[Name], *, last: bool = False) -> Call:
+        plan = self._plan_of(group[0])
+        named: dict[str, Any] = {"shared": last or None, "schema": group[0][0]}
+        pattern = Options().table_name
+        if plan is not None:
+            pattern = plan.options.table_name
+            end = plan.options.end_transaction_column_name
+            named |= {
+                **_transaction_names(plan),
+                "end_transaction_column": _unless("end_transaction_id", end),
+            }
+        pairs = [_pair(name, pattern) for _, name in group]
+        tables = pairs[0] if len(pairs) == 1 and isinstance(pairs[0], str) else pairs
+        return f"{verb}_history_triggers", (tables,), named
 
     # -- tables that were renamed
 
@@ -197,7 +267,7 @@ class _Autogenerate:
         created = {_name(o): o for o in found if isinstance(o, ops.CreateTableOp)}
         dropped = {_name(o): o for o in found if isinstance(o, ops.DropTableOp)}
         renames: list[MigrateOperation] = []
-        pairs: dict[Name, Name] = {}
+        pairs = self._renamed
         for name, plan in self._parents.items():
             old = (name[0], str(plan.parent.info.get("renamed_from")))
             version = _name_of(plan.version)
@@ -348,6 +418,21 @@ def _name(operation: Any) -> Name:
 
 def _name_of(table: sa.Table) -> Name:
     return table.schema, table.name
+
+
+def _pair(table: str, pattern: str) -> str | tuple[str, str]:
+    """How operations are told of a table and its version table."""
+    return table if pattern == Options().table_name else (table, pattern % table)
+
+
+def _transaction_names(plan: TablePlan) -> dict[str, str | None]:
+    """What operations have to be told where names are not the default ones."""
+    return {
+        "transaction_table": _unless("transaction", plan.transaction.name),
+        "transaction_schema": plan.transaction.schema,
+        "transaction_column": _unless("transaction_id", plan.tx.name),
+        "operation_column": _unless("operation_type", plan.op.name),
+    }
 
 
 def _unless(default: str, value: str) -> str | None:

@@ -12,10 +12,13 @@ from typing import Any
 import sqlalchemy as sa
 from alembic.operations import MigrateOperation, Operations
 
+from sqlalchemy_history.config import Options
 from sqlalchemy_history.maintenance.backfill import MARK
 from sqlalchemy_history.operation import Operation
 from sqlalchemy_history.schema import update_end_tx_column
 from sqlalchemy_history.transaction import utcnow
+
+from .triggers import ReflectedNative
 
 Tables = str | Sequence[str | tuple[str, str]]
 
@@ -34,12 +37,15 @@ def _pairs(tables: Tables) -> list[tuple[str, str]]:
     return [(name, f"{name}_version") if isinstance(name, str) else name for name in names]
 
 
+def _needs_connection(what: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"what becomes of {what} depends on what is in the database; run the migration without --sql"
+    )
+
+
 def _reflected(operations: Operations, name: str, schema: str | None) -> sa.Table:
     if operations.get_context().as_sql:
-        raise NotImplementedError(
-            f"what becomes of the history in {name!r} depends on what is in the database; run the "
-            f"migration without --sql"
-        )
+        raise _needs_connection(f"the history in {name!r}")
     return sa.Table(name, sa.MetaData(), schema=schema, autoload_with=operations.get_bind())
 
 
@@ -54,6 +60,7 @@ def backfill_versions(
     tables: Tables,
     *,
     transaction_table: str = "transaction",
+    transaction_schema: str | None = None,
     transaction_column: str = "transaction_id",
     operation_column: str = "operation_type",
     schema: str | None = None,
@@ -64,7 +71,7 @@ def backfill_versions(
         pair of it and the name of the version table.
     """
     connection = operations.get_bind()
-    transaction = _reflected(operations, transaction_table, schema)
+    transaction = _reflected(operations, transaction_table, transaction_schema)
     selects = []
     for name, version_name in _pairs(tables):
         live = _reflected(operations, name, schema)
@@ -77,7 +84,7 @@ def backfill_versions(
         return
     row = {"issued_at": utcnow(), "remote_addr": MARK}
     row = {name: value for name, value in row.items() if name in transaction.c}
-    sequence = sa.Sequence(f"{transaction_table}_id_seq", schema=schema)
+    sequence = sa.Sequence(f"{transaction_table}_id_seq", schema=transaction_schema)
     if connection.dialect.supports_sequences:
         row["id"] = connection.scalar(sequence.next_value())
     result = connection.execute(sa.insert(transaction).values(row))
@@ -274,3 +281,63 @@ def drop_transaction_sequence(
     """The reverse of ``create_transaction_sequence()``."""
     if operations.get_context().dialect.supports_sequences:
         operations.execute(sa.schema.DropSequence(sa.Sequence(name, schema=schema), if_exists=True))
+
+
+@_operation
+def create_history_triggers(
+    cls: Any, operations: Operations, tables: Tables, *, schema: str | None = None, **names: Any
+) -> None:
+    """Make the triggers of ``native_versioning=True``, in place of those that there are.
+
+    They fit the columns that the tables have now.
+
+    :param tables: a table, or all those of one joined hierarchy together, its base table first;
+        each a name, or a pair of it and the name of the version table.
+    :param names: ``transaction_table``, ``transaction_schema``, ``transaction_column``,
+        ``end_transaction_column``, ``operation_column`` where they are not the default ones.
+    """
+    _native(operations, tables, schema, **names).create_all()
+
+
+@_operation
+def drop_history_triggers(
+    cls: Any,
+    operations: Operations,
+    tables: Tables,
+    *,
+    shared: bool = False,
+    schema: str | None = None,
+    **names: Any,
+) -> None:
+    """The reverse of ``create_history_triggers()``.
+
+    :param shared: no table has such triggers any more: what they share goes, too.
+    """
+    _native(operations, tables, schema, **names).drop_all(shared=shared)
+
+
+def _native(
+    operations: Operations,
+    tables: Tables,
+    schema: str | None,
+    *,
+    transaction_table: str = "transaction",
+    transaction_schema: str | None = None,
+    transaction_column: str = "transaction_id",
+    end_transaction_column: str = "end_transaction_id",
+    operation_column: str = "operation_type",
+) -> ReflectedNative:
+    if operations.get_context().as_sql:
+        raise _needs_connection(f"triggers of {tables!r}")
+    return ReflectedNative(
+        operations.get_bind(),
+        _pairs(tables),
+        schema=schema,
+        transaction_table=transaction_table,
+        transaction_schema=transaction_schema,
+        columns=Options(
+            transaction_column_name=transaction_column,
+            end_transaction_column_name=end_transaction_column,
+            operation_type_column_name=operation_column,
+        ),
+    )
