@@ -417,3 +417,35 @@ def test_a_table_in_another_schema_becomes_versioned(project: Project) -> None:
     project.models(other(PLAIN))
     assert project.run("downgrade -1", script=OUTSIDE + "found += functions()\n") == []
     project.run("upgrade head")
+
+
+def test_the_user_of_a_transaction_comes_and_goes(project: Project) -> None:
+    """With a naming convention the foreign key of user_cls has a name, also for SQLite."""
+    convention = '{"fk": "fk_%(table_name)s_%(column_0_name)s"}'
+    base = f"Base(DeclarativeBase):\n    metadata = sa.MetaData(naming_convention={convention})"
+    project.head = project.head.replace("Base(DeclarativeBase):\n    pass", base)
+    user = textwrap.dedent("""
+        class User(Base):
+            __tablename__ = "user"
+            id = mapped_column(sa.Integer, primary_key=True)
+        """)
+    project.models(VERSIONED + user)
+    project.migrate("session.add(Article(id=1, title='a'))")
+    project.models(VERSIONED + user, user_cls="User")
+    found = project.migrate(
+        """
+        session.add(User(id=5))
+        session.flush()
+        with h.transaction_context(user_id=5):
+            session.get(Article, 1).title = "b"
+            session.commit()
+        found += session.scalars(sa.select(h.transaction_class(Article).user_id)).all()
+        """
+    )
+    assert found == [None, 5]
+    project.models(VERSIONED + user)
+    project.migrate()
+    project.models(VERSIONED + user, user_cls="User")
+    project.run("downgrade -1", "same")
+    project.models(VERSIONED + user)
+    project.run("downgrade -1", "same")

@@ -117,6 +117,9 @@ class _Autogenerate:
 
     def rewrite(self, upgrade_ops: ops.UpgradeOps) -> None:
         """Put the operations that history needs beside those that were found."""
+        gone = {_name(o) for o in upgrade_ops.ops if isinstance(o, ops.DropTableOp)}
+        # what else there is belongs to somebody else, or to another schema
+        self._triggered &= self._tables.keys() | gone
         found = self._rename_tables(list(upgrade_ops.ops))
         self._created = {_name(o) for o in found if isinstance(o, ops.CreateTableOp)}
         self._dropped = {_name(o): o.to_table() for o in found if isinstance(o, ops.DropTableOp)}
@@ -319,6 +322,9 @@ class _Autogenerate:
     def _modified_parent(self, operation: ops.ModifyTableOps) -> Iterator[MigrateOperation]:
         plan = self._parents.get(_name(operation))
         if plan is None:
+            if _name(operation) in self._transactions:
+                # MySQL does not drop the index of a column while a foreign key is there
+                operation.ops.sort(key=lambda o: not isinstance(o, ops.DropConstraintOp))
             yield operation
             return
         renamed = self._renamed_columns(operation)
