@@ -449,3 +449,41 @@ def test_the_user_of_a_transaction_comes_and_goes(project: Project) -> None:
     project.run("downgrade -1", "same")
     project.models(VERSIONED + user)
     project.run("downgrade -1", "same")
+
+
+@pytest.mark.backends("postgresql")
+def test_a_history_in_a_schema_of_its_own(project: Project) -> None:
+    """Option schema: operations find the versions there, up and down."""
+    head = 'CONFIGURE = {"include_schemas": True}\n'
+    rated = (
+        VERSIONED + "    rating = mapped_column(sa.Integer, nullable=False, server_default='3')\n"
+    )
+    project.models(head + PLAIN)
+    project.migrate("session.add(Article(id=1, title='old'))")
+    project.models(head + VERSIONED, schema="other", native_versioning=True)
+    assert project.migrate(SHOW) == [[0, "old", None], []]
+    project.models(head + rated, schema="other", native_versioning=True)
+    found = project.migrate("session.get(Article, 1).title = 'new'\nsession.commit()\n" + SHOW)
+    assert found == [[0, "old", None], [1, "new", None], []]
+    headline = rated.replace(
+        "title = mapped_column(sa.String(50))",
+        "headline = mapped_column(sa.String(50), info={'renamed_from': 'title'})",
+    )
+    renamed = headline.replace(
+        '"article"', '"post"\n    __table_args__ = {"info": {"renamed_from": "article"}}'
+    )
+    project.models(head + headline, schema="other", native_versioning=True)
+    project.migrate()
+    project.models(head + renamed, schema="other", native_versioning=True)
+    found = project.migrate(SHOW.replace("v.title", "v.headline"))
+    assert found == [[0, "old", None], [1, "new", None], []]
+    unversioned = renamed.replace("    __versioned__ = {}\n", "")
+    project.models(head + unversioned)
+    project.migrate()
+    project.models(head + renamed, schema="other", native_versioning=True)
+    found = project.run("downgrade -1", script=SHOW.replace("v.title", "v.headline"))
+    assert found == [[0, "new", None], []]
+    project.models(head + PLAIN)
+    project.run("downgrade 01")
+    project.models(head + unversioned)
+    project.run("upgrade head", "check")

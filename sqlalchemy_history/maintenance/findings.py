@@ -48,9 +48,6 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
     "unused transaction": ("note", "no version belongs to it, and no other table refers to it"),
 }
 
-#: how ``remote_addr`` of the transaction row begins that says who erased values, and when
-REDACT_MARK: Final = "redact "
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
@@ -108,7 +105,7 @@ def findings(work: Upkeep) -> Iterator[Finding]:
         yield from _about_versions(work, root, "gone without DELETE", gone(work, root))
         yield from _about_versions(work, root, "equal versions", equal_versions(work, root)[0])
     transaction = work.plan.root.transaction
-    for row in _rows(work, unused_transactions(work)):
+    for row in _rows(work, UnusedTransactions(work).ids()):
         yield _finding("unused transaction", transaction.fullname, None, row[0])
 
 
@@ -221,16 +218,6 @@ def gone(work: Upkeep, root: TablePlan) -> Select[Any]:
         ~exists().where(root.same_key(live, v), work.recorded_rows(root)),
         ~exists().where(root.same_key(later, v), root.tx_of(later) > root.tx_of(v)),
     )
-
-
-def unused_transactions(work: Upkeep) -> Select[Any]:
-    """The ids of transactions that nothing needs, but for the marks that upkeep has left."""
-    transaction = work.plan.root.transaction
-    statement = select(transaction.c.id).where(UnusedTransactions(work).condition)
-    if "remote_addr" in transaction.c:
-        note = transaction.c.remote_addr
-        statement = statement.where(or_(note.is_(None), ~note.startswith(REDACT_MARK)))
-    return statement
 
 
 def _differs(work: Upkeep, plan: TablePlan, live: FromClause) -> ColumnElement[bool]:

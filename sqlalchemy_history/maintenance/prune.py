@@ -129,7 +129,8 @@ def prune(
 
     A version that was still valid at ``before`` stays, whenever it was made, so ``as_of()`` shows
     the same as ever from there on. Of an object that was deleted by then nothing stays. Transaction
-    rows that no version and no other table needs any more go as well.
+    rows that no version and no other table needs any more go as well, with ``before`` also those
+    that have become orphans in another way.
 
     :param before: a Transaction, its id or an aware datetime: the begin of what is kept.
     :param keep_last: keep this many versions of each object, however old they are. Without
@@ -160,6 +161,11 @@ def prune(
                 work.remove(part, rows)
             unused.remove(row[-1] for row in rows)
             work.batch_done(root, len(rows))
+    if at is not None:
+        id_ = work.plan.root.transaction.c.id
+        for rows in work.batches(unused.ids().where(id_ <= at), [id_]):
+            unused.remove(row[0] for row in rows)
+            work.batch_done(work.plan.root, 0)
     work.finish()
     return work.done
 

@@ -12,7 +12,6 @@ from alembic.operations import MigrateOperation, ops
 from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy.dialects import mysql, postgresql
 
-from sqlalchemy_history.config import Options
 from sqlalchemy_history.plan import (
     INFO_KEY,
     PLUGIN_KEY,
@@ -166,11 +165,17 @@ class _Autogenerate:
 
     def _dropped_table(self, operation: ops.DropTableOp) -> Iterator[MigrateOperation]:
         schema, name = _name(operation)
-        parent = (schema, name.removesuffix("_version"))
-        if parent[1] != name and parent in self._tables:
-            self._first.append(
-                HistoryOp(None, ("backfill_versions", (parent[1],), {"schema": schema}))
-            )
+        parents = [key for key in self._tables if f"{key[1]}_version" == name]
+        if parents:
+            parent = (schema, name.removesuffix("_version"))
+            parent = parent if parent in parents else parents[0]
+            table = parent[1] if parent[0] == schema else [(parent[1], f"{schema}.{name}")]
+            transactions = [
+                *self._transactions,
+                *(o for o in self._dropped if o[1] == "transaction"),
+            ]
+            named = {"transaction_schema": transactions[0][0], "schema": parent[0]}
+            self._first.append(HistoryOp(None, ("backfill_versions", (table,), named)))
             if operation._reverse is not None:
                 _retype(operation._reverse, partial(_existing_enum, self._dialect))
         columns = set(operation.to_table().c.keys())
@@ -188,7 +193,7 @@ class _Autogenerate:
         for name, plan in self._versions.items():
             if name in self._created and _name_of(plan.parent) not in self._created:
                 named = {**_transaction_names(plan), "schema": plan.parent.schema}
-                pair = _pair(plan.parent.name, plan.options.table_name)
+                pair = self._pair(_name_of(plan.parent))
                 groups.setdefault(tuple(named.items()), []).append(pair)
         for named, tables in groups.items():
             self._last.append(HistoryOp(("backfill_versions", (tables,), dict(named))))
@@ -252,17 +257,33 @@ class _Autogenerate:
     def _trigger_call(self, verb: str, group: Sequence[Name], *, last: bool = False) -> Call:
         plan = self._plan_of(group[0])
         named: dict[str, Any] = {"shared": last or None, "schema": group[0][0]}
-        pattern = Options().table_name
+        named["transaction_schema"] = self._transaction_schema()
         if plan is not None:
-            pattern = plan.options.table_name
             end = plan.options.end_transaction_column_name
             named |= {
                 **_transaction_names(plan),
                 "end_transaction_column": _unless("end_transaction_id", end),
             }
-        pairs = [_pair(name, pattern) for _, name in group]
+        pairs = [self._pair(name) for name in group]
         tables = pairs[0] if len(pairs) == 1 and isinstance(pairs[0], str) else pairs
         return f"{verb}_history_triggers", (tables,), named
+
+    # -- names
+
+    def _pair(self, name: Name) -> str | tuple[str, str]:
+        """How operations are told of a table and its version table."""
+        schema, table = name
+        plan, default = self._plan_of(name), f"{table}_version"
+        if plan is not None:
+            version = _version_of(plan, name)
+        else:  # that of a class which has no history any more
+            gone = [o[0] for o in self._dropped if o[1] == default]
+            version = default if not gone or schema in gone else f"{gone[0]}.{default}"
+        return table if version == default else (table, version)
+
+    def _transaction_schema(self) -> str | None:
+        gone = (name for name in self._dropped if name[1] == "transaction")
+        return next((schema for schema, _ in (*self._transactions, *gone)), None)
 
     # -- tables that were renamed
 
@@ -274,7 +295,7 @@ class _Autogenerate:
         for name, plan in self._parents.items():
             old = (name[0], str(plan.parent.info.get("renamed_from")))
             version = _name_of(plan.version)
-            old_version = (name[0], plan.options.table_name % old[1])
+            old_version = (version[0], plan.options.table_name % old[1])
             if name in created and old in dropped and old_version in dropped:
                 pairs |= {old: name, old_version: version}
                 there, back = (
@@ -282,15 +303,13 @@ class _Autogenerate:
                         "rename_versioned_table",
                         (one, other),
                         {
-                            "old_version_table": _unless(f"{one}_version", one_version),
-                            "new_version_table": _unless(f"{other}_version", other_version),
+                            "old_version_table": _unless(f"{one}_version", _version_of(plan, a)),
+                            "new_version_table": _unless(f"{other}_version", _version_of(plan, b)),
                             "schema": name[0],
                         },
                     )
-                    for one, one_version, other, other_version in (
-                        (old[1], old_version[1], name[1], version[1]),
-                        (name[1], version[1], old[1], old_version[1]),
-                    )
+                    for a, b in ((old, name), (name, old))
+                    for (_, one), (_, other) in [(a, b)]
                 )
                 renames.append(HistoryOp(there, back))
         if not pairs:
@@ -330,7 +349,9 @@ class _Autogenerate:
         renamed = self._renamed_columns(operation)
         changes = [o for o in operation.ops if _column_name(o) not in {*renamed, *renamed.values()}]
         names = {
-            "version_table": _unless(f"{plan.parent.name}_version", plan.version.name),
+            "version_table": _unless(
+                f"{plan.parent.name}_version", _version_of(plan, _name_of(plan.parent))
+            ),
             "schema": plan.parent.schema,
         }
         if renamed:
@@ -426,9 +447,12 @@ def _name_of(table: sa.Table) -> Name:
     return table.schema, table.name
 
 
-def _pair(table: str, pattern: str) -> str | tuple[str, str]:
-    """How operations are told of a table and its version table."""
-    return table if pattern == Options().table_name else (table, pattern % table)
+def _version_of(plan: TablePlan, name: Name) -> str:
+    """What operations are told of the version table of ``name``, which may be a former name."""
+    schema, table = name
+    here = name == _name_of(plan.parent)
+    version = plan.version.name if here else plan.options.table_name % table
+    return version if plan.version.schema == schema else f"{plan.version.schema}.{version}"
 
 
 def _transaction_names(plan: TablePlan) -> dict[str, str | None]:

@@ -1,7 +1,8 @@
 """The operations of ``op`` that migrate a history. They know tables, no models.
 
-``version_table`` is by default the table's name and ``_version``; ``transaction_column`` and the
-like are the names of columns where options have changed them.
+``version_table`` is by default the table's name and ``_version``, with its schema in front where that
+is not the table's: ``"history.article_version"``. ``transaction_column`` and the like are the names
+of columns where options have changed them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from sqlalchemy_history.operation import Operation
 from sqlalchemy_history.schema import update_end_tx_column
 from sqlalchemy_history.transaction import utcnow
 
-from .triggers import ReflectedNative
+from .triggers import Name, ReflectedNative
 
 Tables = str | Sequence[str | tuple[str, str]]
 
@@ -43,9 +44,16 @@ def _needs_connection(what: str) -> NotImplementedError:
     )
 
 
+def _placed(name: str, schema: str | None) -> Name:
+    """(schema, name) of a table that may have its schema in front."""
+    *own, table = name.rsplit(".", 1)
+    return own[0] if own else schema, table
+
+
 def _reflected(operations: Operations, name: str, schema: str | None) -> sa.Table:
     if operations.get_context().as_sql:
         raise _needs_connection(f"the history in {name!r}")
+    schema, name = _placed(name, schema)
     return sa.Table(name, sa.MetaData(), schema=schema, autoload_with=operations.get_bind())
 
 
@@ -102,7 +110,8 @@ def drop_versions(
 ) -> None:
     """Remove all versions of tables, and keep the version tables."""
     for _, version_name in _pairs(tables):
-        operations.execute(sa.delete(sa.table(version_name, schema=schema)))
+        placed, name = _placed(version_name, schema)
+        operations.execute(sa.delete(sa.table(name, schema=placed)))
 
 
 @_operation
@@ -184,7 +193,7 @@ def alter_versioned_column(
         changes.setdefault("existing_nullable", found.nullable)
         if found.server_default is not None:
             changes.setdefault("existing_server_default", found.server_default)
-        with operations.batch_alter_table(name, schema=schema) as batch:
+        with operations.batch_alter_table(found.table.name, schema=found.table.schema) as batch:
             batch.alter_column(column, **changes)
 
 
@@ -218,9 +227,9 @@ def rename_versioned_table(
 ) -> None:
     """Rename a table and its version table."""
     operations.rename_table(old, new, schema=schema)
-    operations.rename_table(
-        old_version_table or f"{old}_version", new_version_table or f"{new}_version", schema=schema
-    )
+    placed, name = _placed(old_version_table or f"{old}_version", schema)
+    _, new_name = _placed(new_version_table or f"{new}_version", schema)
+    operations.rename_table(name, new_name, schema=placed)
 
 
 @_operation
@@ -331,8 +340,7 @@ def _native(
         raise _needs_connection(f"triggers of {tables!r}")
     return ReflectedNative(
         operations.get_bind(),
-        _pairs(tables),
-        schema=schema,
+        [((schema, name), _placed(version, schema)) for name, version in _pairs(tables)],
         transaction_table=transaction_table,
         transaction_schema=transaction_schema,
         columns=Options(

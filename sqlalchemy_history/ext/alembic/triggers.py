@@ -45,15 +45,14 @@ def tables_with_triggers(connection: sa.Connection) -> set[Name]:
 class ReflectedNative(Native):
     """Makes and drops the triggers of one joined hierarchy, or of one table.
 
-    :param pairs: (table, version table) of each of its tables, the base table first.
+    :param pairs: table and version table of each of its tables, the base table first.
     """
 
     def __init__(
         self,
         connection: sa.Connection,
-        pairs: Sequence[tuple[str, str]],
+        pairs: Sequence[tuple[Name, Name]],
         *,
-        schema: str | None,
         transaction_table: str,
         transaction_schema: str | None,
         columns: Options,
@@ -63,7 +62,7 @@ class ReflectedNative(Native):
         self._connection = connection
         self._columns = columns
         self._metadata = sa.MetaData()
-        self._transaction = self._table(transaction_table, transaction_schema)
+        self._transaction = self._table(transaction_schema, transaction_table)
         name = f"{transaction_table}_id_seq"
         if connection.dialect.supports_sequences and sa.inspect(connection).has_sequence(
             name, schema=transaction_schema
@@ -71,8 +70,7 @@ class ReflectedNative(Native):
             self._transaction.c.id.default = sa.Sequence(name, schema=transaction_schema)
         hierarchy: list[TablePlan] = []
         for table, version_table in pairs:
-            parent = self._table(table, schema)
-            version = self._table(version_table, schema)
+            parent, version = self._table(*table), self._table(*version_table)
             hierarchy.append(self._plan(parent, version, hierarchy))
         self.hierarchy = hierarchy
 
@@ -99,11 +97,11 @@ class ReflectedNative(Native):
         for schema in schemas:
             for (_, name), columns in inspector.get_multi_columns(schema).items():
                 if mine <= {column["name"] for column in columns}:
-                    version = self._table(name, schema)
+                    version = self._table(schema, name)
                     found.append(self._plan(version, version, []))
         return found
 
-    def _table(self, name: str, schema: str | None) -> sa.Table:
+    def _table(self, schema: str | None, name: str) -> sa.Table:
         return sa.Table(name, self._metadata, schema=schema, autoload_with=self._connection)
 
     def _plan(self, parent: sa.Table, version: sa.Table, hierarchy: list[TablePlan]) -> TablePlan:
