@@ -178,8 +178,9 @@ def _removable(
         ended = exists().where(
             root.same_key(later, v), root.tx_of(later) > root.tx_of(v), root.tx_of(later) <= at
         )
-        gone = and_(root.op_of(v) == Operation.DELETE, root.tx_of(v) <= at)
-        yield or_(ended, gone)
+        # by itself, so that the index alone tells which versions are too young
+        yield root.tx_of(v) <= at
+        yield or_(root.op_of(v) == Operation.DELETE, ended)
     if keep_last is not None:
         newest = (
             select(root.tx_of(later))
