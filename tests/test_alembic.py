@@ -400,6 +400,15 @@ def test_a_hierarchy_gets_its_triggers_back(project: Project) -> None:
     assert project.run("downgrade -1", "same", script=show) == before
 
 
+@pytest.mark.backends("sqlite")
+def test_what_triggers_keep_is_left_alone(project: Project) -> None:
+    """A table that triggers have made for themselves is not one to be dropped."""
+    project.models(VERSIONED)
+    project.migrate()
+    project.run("check", script="session.execute(sa.text('CREATE TABLE t (history__tx INTEGER)'))")
+    project.run("check")
+
+
 @pytest.mark.backends("postgresql")
 def test_a_table_in_another_schema_becomes_versioned(project: Project) -> None:
     """Its versions lie beside it; the transactions stay where they are."""

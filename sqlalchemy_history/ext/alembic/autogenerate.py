@@ -116,6 +116,8 @@ class _Autogenerate:
 
     def rewrite(self, upgrade_ops: ops.UpgradeOps) -> None:
         """Put the operations that history needs beside those that were found."""
+        # what triggers keep for themselves is in no model; it goes with them
+        upgrade_ops.ops = [o for o in upgrade_ops.ops if not _is_of_triggers(o)]
         gone = {_name(o) for o in upgrade_ops.ops if isinstance(o, ops.DropTableOp)}
         # what else there is belongs to somebody else, or to another schema
         self._triggered &= self._tables.keys() | gone
@@ -441,6 +443,10 @@ class _Autogenerate:
 
 def _name(operation: Any) -> Name:
     return operation.schema, operation.table_name
+
+
+def _is_of_triggers(operation: Any) -> bool:
+    return isinstance(operation, ops.DropTableOp) and "history__tx" in operation.to_table().c
 
 
 def _name_of(table: sa.Table) -> Name:
