@@ -57,15 +57,19 @@ class About:
         return f"{TITLES[self.database]}, {self.strategy} strategy"
 
     def machine(self) -> dict[str, str]:
-        return {
-            "Date": dt.datetime.now(dt.timezone.utc).date().isoformat(),
-            "Cores": str(os.cpu_count()),
-            "Machine": f"{platform.system()} {platform.machine()}",
-            "Python": f"{platform.python_implementation()} {platform.python_version()}",
-            "SQLAlchemy": self.sqlalchemy,
-            "Database": self.server,
-            "Rounds": str(self.repeat),
-        }
+        return {**machine(self.sqlalchemy, self.server), "Rounds": str(self.repeat)}
+
+
+def machine(sqlalchemy: str, server: str) -> dict[str, str]:
+    """Where something was measured, and when."""
+    return {
+        "Date": dt.datetime.now(dt.timezone.utc).date().isoformat(),
+        "Cores": str(os.cpu_count()),
+        "Machine": f"{platform.system()} {platform.machine()}",
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "SQLAlchemy": sqlalchemy,
+        "Database": server,
+    }
 
 
 def write(folder: Path, about: About, results: Results) -> None:
@@ -130,7 +134,7 @@ def _figures(about: About, results: Results) -> list[str]:
         goal, verdict = _verdict(about, figure, found)
         title = f"{workload.name} {workload.title}"
         rows.append([title, f"{size:,}", figure.unit, *cells, goal, verdict])
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _cell(figure: Figure, name: str, found: dict[str, Result], size: int) -> str:
@@ -144,7 +148,7 @@ def _cell(figure: Figure, name: str, found: dict[str, Result], size: int) -> str
     value = figure.of(result)
     if value is None:
         return "-"
-    shown = _number(value)
+    shown = number(value)
     if result.size != size:
         shown += f" (of {result.size:,})"
     if len(result.seconds) == 1 and len(next(iter(found.values())).seconds) > 1:
@@ -159,7 +163,7 @@ def _plain(figure: Figure, result: Result) -> str:
     if "peak" in figure.unit and result.peak is not None:
         return f"{result.peak / 1e6:.1f} MB"
     value = milliseconds(result)
-    return "-" if value is None else f"{_number(value)} ms"
+    return "-" if value is None else f"{number(value)} ms"
 
 
 def _verdict(about: About, figure: Figure, found: dict[str, Result]) -> tuple[str, str]:
@@ -178,10 +182,10 @@ def _verdict(about: About, figure: Figure, found: dict[str, Result]) -> tuple[st
             word = "met" if times >= figure.faster else "missed"
             said.append(f"{word}: {times:.0f} x faster")
     else:
-        number = figure.goal(about.database, about.strategy)
-        goal = "-" if number is None else _number(number)
-        if value is not None and number is not None:
-            said.append("met" if value <= number else f"missed: {value / number:.2f} x goal")
+        limit = figure.goal(about.database, about.strategy)
+        goal = "-" if limit is None else number(limit)
+        if value is not None and limit is not None:
+            said.append("met" if value <= limit else f"missed: {value / limit:.2f} x goal")
     hand = found.get("handwritten")
     by_hand = None if hand is None or hand.error is not None else figure.of(hand)
     if value is not None and by_hand is not None:
@@ -211,7 +215,7 @@ def _statements(about: About, results: Results) -> list[str]:
         budget = workload.statements(size, about.database)
         limit = "-" if budget is None else f"{budget:,}"
         rows.append([f"{name} {workload.title}", f"{size:,}", *cells, limit])
-    return _table(["work", "size", *names, "allowed"], rows)
+    return table(["work", "size", *names, "allowed"], rows)
 
 
 def _notes(results: Results) -> list[str]:
@@ -224,21 +228,22 @@ def _notes(results: Results) -> list[str]:
     return lines
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A figure with about three digits."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
     """A simple RST table, which also reads well in a terminal."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     rule = "  ".join("=" * width for width in widths)
     lines = [rule]
-    for number, row in enumerate([header, *rows]):
+    for line, row in enumerate([header, *rows]):
         cells = zip(row, widths, strict=True)
         lines.append("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
-        if number == 0:
+        if line == 0:
             lines.append(rule)
     lines.append(rule)
     return lines

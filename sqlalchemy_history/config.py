@@ -27,6 +27,7 @@ class OptionsDict(TypedDict, total=False):
     versioning: bool
     base_classes: tuple[type, ...] | None
     table_name: str
+    schema: str | None
     exclude: Iterable[str]
     include: Iterable[str]
     create_models: bool
@@ -53,6 +54,9 @@ class Options:
     :ivar versioning: ``False`` leaves the class out.
     :ivar base_classes: bases of the version class; by default the model's declarative base.
     :ivar table_name: pattern of version table names; ``%s`` is the parent table's name.
+    :ivar schema: where version tables lie; by default where their parents do. As a manager's option
+        it is that of the transaction table, too. On MariaDB a schema is a database, on SQLite an
+        attached one.
     :ivar exclude: names of attributes that have no history.
     :ivar include: names of attributes that have one although ``exclude`` names them.
     :ivar create_models: ``False``: version tables only, no version classes.
@@ -81,6 +85,7 @@ class Options:
     versioning: bool = True
     base_classes: tuple[type, ...] | None = None
     table_name: str = "%s_version"
+    schema: str | None = None
     exclude: frozenset[str] = frozenset()
     include: frozenset[str] = frozenset()
     create_models: bool = True

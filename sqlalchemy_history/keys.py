@@ -3,7 +3,7 @@
 One key is compared column by column. Many keys travel as a single parameter where the database can
 unpack one (SQLite: JSON, PostgreSQL: arrays), so that the statement's text, its cached form and its
 plan are the same for any number of rows; elsewhere as an ``IN`` list, in portions where the
-database limits the number of parameters.
+database limits the number of parameters, or takes too long for a long list.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ class KeyFormat:
         if dialect.name == "mssql" and self._width > 1:
             self._kind = "openjson"  # it has no row values to look for in a list
         self._portion = _PORTIONS.get(self._kind, 1_000_000) // self._width
+        if dialect.name in ("mysql", "mariadb") and self._width > 1:
+            # its optimizer takes time that grows with the square of a list of row values
+            self._portion = 100
 
     def one(self, columns: Sequence[ColumnElement[Any]], name: str) -> ColumnElement[bool]:
         """``columns`` are those of the single key in parameters ``name``."""

@@ -81,8 +81,8 @@ def check_version_table(
                 f"name that its version table needs; rename the column, exclude it, or choose "
                 f"another name with the option that ends in 'column_name'"
             )
-    name = version_table_name(parent, options)
-    if (f"{parent.schema}.{name}" if parent.schema else name) in metadata.tables:
+    name, schema = version_table_name(parent, options), options.schema or parent.schema
+    if (f"{schema}.{name}" if schema else name) in metadata.tables:
         raise ImproperlyConfigured(
             f"there is a table {name!r} already, so table {parent.fullname!r} cannot have its "
             f"versions there; choose another name with the option 'table_name'"
@@ -128,7 +128,7 @@ def build_version_table(
         *own,
         *added,
         *_indexes(name, [c for c in copies if c.primary_key], own, options, has_end),
-        schema=parent.schema,
+        schema=options.schema or parent.schema,
     )
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
@@ -206,8 +207,7 @@ class _Past:
         connection.commit()
 
     def _views(self, kind: str, at: int) -> Iterator[_View]:
-        inspector = inspect(self.connection)
-        there = set(inspector.get_table_names())
+        tables_in = cache(inspect(self.connection).get_table_names)
         translated = self.connection.get_execution_options().get("schema_translate_map") or {}
         dialect = self.connection.dialect
         default = "main" if dialect.name == "sqlite" else dialect.default_schema_name
@@ -220,9 +220,10 @@ class _Past:
                     f"{schema or live.schema!r}. Let the search path of the connection find it, or "
                     f"use as_of() of the version classes"
                 )
-            if name not in there:
+            if name not in tables_in(None):
                 continue  # a table of another database
-            if plan.version.name not in there:
+            history = plan.version.schema
+            if plan.version.name not in tables_in(translated.get(history, history)):
                 raise VersioningError(
                     f"table {name!r} is here, and {plan.version.name!r}, which its history is in, "
                     f"is not: create it first"

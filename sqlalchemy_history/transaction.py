@@ -126,10 +126,9 @@ COPY_KEY: Final = "sqlalchemy_history.copy"
 _MADE_KEY: Final = "sqlalchemy_history.transaction"
 
 
-def _id_column(table_name: str) -> Column[int]:
-    return Column(
-        "id", TransactionId, Sequence(f"{table_name}_id_seq"), primary_key=True, autoincrement=True
-    )
+def _id_column(table_name: str, schema: str | None = None) -> Column[int]:
+    sequence = Sequence(f"{table_name}_id_seq", schema=schema)
+    return Column("id", TransactionId, sequence, primary_key=True, autoincrement=True)
 
 
 class TransactionBase:
@@ -206,9 +205,9 @@ class TransactionFactory:
             ``user_cls``.
         """
         metadata = in_registry.metadata
-        name = "transaction"
+        name, schema = "transaction", manager.options.schema
         user = manager.resolve_user_cls(in_registry)
-        there = metadata.tables.get(_table_key(name, metadata.schema))
+        there = metadata.tables.get(_table_key(name, schema or metadata.schema))
         made: type[Any] | None = None if there is None else there.info.get(_MADE_KEY)
         if made is not None and hasattr(made, "user_id") == (user is not None):
             if made.__versioning_manager__.transaction_cls is made:
@@ -230,7 +229,7 @@ class TransactionFactory:
                 "rename it, or set versioning_manager.transaction_cls to a Transaction class of "
                 "your own with another __tablename__ (see TransactionBase)"
             )
-        columns: list[Column[Any] | Index] = [_id_column(name)]
+        columns: list[Column[Any] | Index] = [_id_column(name, schema)]
         if self.timezone:
             now = lambda: datetime.datetime.now(datetime.timezone.utc)  # noqa: E731
             columns.append(Column("issued_at", AwareDateTime, default=now))
@@ -245,7 +244,7 @@ class TransactionFactory:
             # under this name whatever the naming convention, which may know no table names
             columns += [user_id, Index(conv(f"ix_{name}_user_id"), user_id)]
             properties["user"] = relationship(user)
-        table = Table(name, metadata, *columns)
+        table = Table(name, metadata, *columns, schema=schema)
         module = __name__ if user is None else user.class_.__module__
         cls = type(self.model_name, (TransactionBase,), {"__module__": module})
         in_registry.map_imperatively(cls, table, properties=properties)
@@ -287,7 +286,7 @@ def _copy_column(column: Column[Any]) -> Column[Any]:
     return Column(
         column.name,
         column.type,
-        *([Sequence(default.name)] if isinstance(default, Sequence) else []),
+        *([Sequence(default.name, schema=default.schema)] if isinstance(default, Sequence) else []),
         key=column.key,
         primary_key=column.primary_key,
         autoincrement=column.autoincrement,

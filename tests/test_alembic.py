@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -307,3 +308,229 @@ def test_two_bases_in_one_database(
     with engine.connect() as connection:
         context = MigrationContext.configure(connection)
         assert produce_migrations(context, metadata).upgrade_ops.as_diffs() == []
+
+
+OUTSIDE = """
+def outside(text):
+    "What a program that knows nothing of us does."
+    with sa.create_engine(session.get_bind().url).begin() as connection:
+        connection.exec_driver_sql(text)
+
+def functions():
+    return sorted(session.scalars(sa.text(
+        "SELECT proname || md5(prosrc) FROM pg_proc WHERE prosrc LIKE '%history%'")))
+"""
+
+LETTERS = """
+class Document(Base):
+    __tablename__ = "paper"
+    __versioned__ = {}
+    id = mapped_column(sa.Integer, primary_key=True)
+    kind = mapped_column(sa.String(20))
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "document"}
+
+class Letter(Document):
+    __tablename__ = "letter"
+    id = mapped_column(sa.ForeignKey("paper.id"), primary_key=True)
+    stamp = mapped_column(sa.Integer)
+    __mapper_args__ = {"polymorphic_identity": "letter"}
+"""
+
+
+@pytest.mark.backends("postgresql")
+def test_triggers_come_along(project: Project) -> None:
+    """Triggers are made, made anew and dropped with what they record; downgrades are exact."""
+    show = OUTSIDE + "found += functions()\n"
+    project.models(VERSIONED)
+    project.migrate("session.add(Article(id=1, title='a'))")
+    states = [project.run(script=show)]
+    assert states == [[]]
+
+    narrow = VERSIONED + LETTERS
+    project.models(narrow, native_versioning=True)
+    found = project.migrate(
+        OUTSIDE
+        + textwrap.dedent("""
+        outside("UPDATE article SET title = 'b'")
+        outside("INSERT INTO paper VALUES (1, 'letter'); INSERT INTO letter VALUES (1, 7)")
+        LV = h.version_class(Letter)
+        found += [[v.operation_type, v.kind, v.stamp] for v in session.scalars(sa.select(LV))]
+        """)
+        + SHOW
+    )
+    assert found == [[0, "letter", 7], [0, "a", None], [1, "b", None], []]
+    assert "op.create_history_triggers('article')" in project.last_revision()
+    assert "op.create_history_triggers(['paper', 'letter'])" in project.last_revision()
+    states.append(project.run(script=show))
+
+    # a column more, a column that is called otherwise
+    wider = narrow.replace(
+        "    stamp = mapped_column(sa.Integer)\n",
+        "    stamp = mapped_column(sa.Integer)\n    weight = mapped_column(sa.Integer)\n",
+    ).replace(
+        "    title = mapped_column(sa.String(50))\n",
+        "    headline = mapped_column(sa.String(50), info={'renamed_from': 'title'})\n",
+    )
+    project.models(wider, native_versioning=True)
+    found = project.migrate(
+        OUTSIDE
+        + textwrap.dedent("""
+        outside("UPDATE letter SET weight = 3")
+        outside("UPDATE article SET headline = 'c'")
+        LV = h.version_class(Letter)
+        found += [[v.operation_type, v.weight] for v in session.scalars(
+            sa.select(LV).order_by(LV.transaction_id))]
+        """)
+        + SHOW.replace("v.title", "v.headline")
+    )
+    assert found == [
+        [0, None], [1, 3], [0, "a", None], [1, "b", None], [1, "c", None], [],
+    ]  # fmt: skip
+    states.append(project.run(script=show))
+
+    # a table that is called otherwise, and one more that sessions record
+    renamed = wider.replace('"article"', '"post"').replace(
+        '__tablename__ = "post"',
+        '__tablename__ = "post"\n    __table_args__ = {"info": {"renamed_from": "article"}}',
+    )
+    renamed += textwrap.dedent("""
+        class Tag(Base):
+            __tablename__ = "tag"
+            __versioned__ = {"native_versioning": False}
+            id = mapped_column(sa.Integer, primary_key=True)
+        """)
+    project.models(renamed, native_versioning=True)
+    project.migrate(OUTSIDE + "outside(\"UPDATE post SET headline = 'd'\")")
+    states.append(project.run(script=show))
+
+    # sessions record, and then nobody does
+    project.models(renamed)
+    assert project.migrate(show) == []
+    states.append([])
+    nobody = re.sub("    __versioned__ = .*\n", "", renamed)
+    project.models(nobody)
+    assert project.migrate(show) == []
+
+    native = {"native_versioning": True}
+    for models, options in (
+        (renamed, {}),
+        (renamed, native),
+        (wider, native),
+        (narrow, native),
+        (VERSIONED, {}),
+    ):
+        project.models(models, **options)
+        assert project.run("downgrade -1", "same", script=show) == states.pop()
+    project.models(nobody)
+    project.run("upgrade head", "check")
+
+
+@pytest.mark.backends("postgresql")
+def test_a_hierarchy_gets_its_triggers_back(project: Project) -> None:
+    """A joined hierarchy whose versioning was dropped has the same triggers after a downgrade."""
+    show = OUTSIDE + "found += functions()\n"
+    project.models(VERSIONED + LETTERS, native_versioning=True)
+    before = project.migrate(show)
+    without = LETTERS.replace("    __versioned__ = {}\n", "")
+    project.models(VERSIONED + without, native_versioning=True)
+    assert len(project.migrate(show)) < len(before)
+    project.models(VERSIONED + LETTERS, native_versioning=True)
+    assert project.run("downgrade -1", "same", script=show) == before
+
+
+@pytest.mark.backends("sqlite")
+def test_what_triggers_keep_is_left_alone(project: Project) -> None:
+    """A table that triggers have made for themselves is not one to be dropped."""
+    project.models(VERSIONED)
+    project.migrate()
+    project.run("check", script="session.execute(sa.text('CREATE TABLE t (history__tx INTEGER)'))")
+    project.run("check")
+
+
+@pytest.mark.backends("postgresql")
+def test_a_table_in_another_schema_becomes_versioned(project: Project) -> None:
+    """Its versions lie beside it; the transactions stay where they are."""
+    head = 'CONFIGURE = {"include_schemas": True}\n'
+
+    def other(models: str) -> str:
+        line = '    __tablename__ = "article"\n'
+        return head + models.replace(line, f'{line}    __table_args__ = {{"schema": "other"}}\n')
+
+    project.models(other(PLAIN))
+    project.migrate("session.add(Article(id=1, title='a'))")
+    project.models(other(VERSIONED), native_versioning=True)
+    found = project.migrate(OUTSIDE + "outside(\"UPDATE other.article SET title = 'b'\")\n" + SHOW)
+    assert found == [[0, "a", None], [1, "b", None], []]
+    project.models(other(PLAIN))
+    assert project.run("downgrade -1", script=OUTSIDE + "found += functions()\n") == []
+    project.run("upgrade head")
+
+
+def test_the_user_of_a_transaction_comes_and_goes(project: Project) -> None:
+    """With a naming convention the foreign key of user_cls has a name, also for SQLite."""
+    convention = '{"fk": "fk_%(table_name)s_%(column_0_name)s"}'
+    base = f"Base(DeclarativeBase):\n    metadata = sa.MetaData(naming_convention={convention})"
+    project.head = project.head.replace("Base(DeclarativeBase):\n    pass", base)
+    user = textwrap.dedent("""
+        class User(Base):
+            __tablename__ = "user"
+            id = mapped_column(sa.Integer, primary_key=True)
+        """)
+    project.models(VERSIONED + user)
+    project.migrate("session.add(Article(id=1, title='a'))")
+    project.models(VERSIONED + user, user_cls="User")
+    found = project.migrate(
+        """
+        session.add(User(id=5))
+        session.flush()
+        with h.transaction_context(user_id=5):
+            session.get(Article, 1).title = "b"
+            session.commit()
+        found += session.scalars(sa.select(h.transaction_class(Article).user_id)).all()
+        """
+    )
+    assert found == [None, 5]
+    project.models(VERSIONED + user)
+    project.migrate()
+    project.models(VERSIONED + user, user_cls="User")
+    project.run("downgrade -1", "same")
+    project.models(VERSIONED + user)
+    project.run("downgrade -1", "same")
+
+
+@pytest.mark.backends("postgresql")
+def test_a_history_in_a_schema_of_its_own(project: Project) -> None:
+    """Option schema: operations find the versions there, up and down."""
+    head = 'CONFIGURE = {"include_schemas": True}\n'
+    rated = (
+        VERSIONED + "    rating = mapped_column(sa.Integer, nullable=False, server_default='3')\n"
+    )
+    project.models(head + PLAIN)
+    project.migrate("session.add(Article(id=1, title='old'))")
+    project.models(head + VERSIONED, schema="other", native_versioning=True)
+    assert project.migrate(SHOW) == [[0, "old", None], []]
+    project.models(head + rated, schema="other", native_versioning=True)
+    found = project.migrate("session.get(Article, 1).title = 'new'\nsession.commit()\n" + SHOW)
+    assert found == [[0, "old", None], [1, "new", None], []]
+    headline = rated.replace(
+        "title = mapped_column(sa.String(50))",
+        "headline = mapped_column(sa.String(50), info={'renamed_from': 'title'})",
+    )
+    renamed = headline.replace(
+        '"article"', '"post"\n    __table_args__ = {"info": {"renamed_from": "article"}}'
+    )
+    project.models(head + headline, schema="other", native_versioning=True)
+    project.migrate()
+    project.models(head + renamed, schema="other", native_versioning=True)
+    found = project.migrate(SHOW.replace("v.title", "v.headline"))
+    assert found == [[0, "old", None], [1, "new", None], []]
+    unversioned = renamed.replace("    __versioned__ = {}\n", "")
+    project.models(head + unversioned)
+    project.migrate()
+    project.models(head + renamed, schema="other", native_versioning=True)
+    found = project.run("downgrade -1", script=SHOW.replace("v.title", "v.headline"))
+    assert found == [[0, "new", None], []]
+    project.models(head + PLAIN)
+    project.run("downgrade 01")
+    project.models(head + unversioned)
+    project.run("upgrade head", "check")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import decimal
+import enum
 import json
 import subprocess
 import sys
@@ -99,6 +102,60 @@ def test_log_shows_who_changed_what_and_when(run: Callable[..., Result]) -> None
     assert [row["operation"] for row in rows] == ["INSERT", "UPDATE", "UPDATE", "DELETE"]
     assert rows[0]["remote_addr"] == "10.0.0.7"
     assert rows[1]["changes"] == {"name": ["a", "2"]}
+
+
+def test_values_are_shown_as_people_write_them(
+    models: SimpleNamespace, Base: Any, run: Callable[..., Result], open_session: Any
+) -> None:
+    """Dates, numbers, enums and bytes without Python around them; of a long text, what differs."""
+
+    class Color(enum.Enum):
+        red = 1
+
+    class Day(Base):
+        __tablename__ = "day"
+        __versioned__ = {}
+        date = mapped_column(sa.Date, primary_key=True)
+        color = mapped_column(sa.Enum(Color))
+        price = mapped_column(sa.Numeric(6, 2))
+        blob = mapped_column(sa.LargeBinary)
+        text = mapped_column(sa.Text)
+
+    session = open_session()
+    lines = [f"line {n}" for n in range(9)]
+    day = Day(date=dt.date(2024, 1, 2), color=Color.red, price=decimal.Decimal("9.90"), blob=b"xy")
+    day.text = "\n".join(lines)
+    session.add(day)
+    session.commit()
+    day.text = "\n".join([*lines[:4], "other", *lines[5:]])
+    session.commit()
+    shown = run("log", "Day", "2024-01-02").output
+    for text in ("date: 2024-01-02 ", "color: red ", "price: 9.90 ", "blob: <2 bytes>"):
+        assert text in shown
+    first = str(day.versions[0].transaction_id)
+    lines = run("diff", "Day", "2024-01-02", first).output.splitlines()
+    assert [line.strip() for line in lines[-4:]] == ["line 3", "-line 4", "+other", "line 5"]
+    [row, _] = json.loads(run("log", "Day", "2024-01-02", "--json").output)
+    assert row["changes"]["color"] == [None, "red"]
+    assert row["changes"]["blob"] == [None, "7879"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["log", "Article", "x"], "'x' is no int"),
+        (["log", "Price", "de"], "(country, size)"),
+        (["prune", "--keep-last", "0"], "--keep-last"),
+        (["stats", "--url", "sqlite:////no/such/file"], "unable to open database file"),
+        (["stats", "--url", "nonsense"], "Could not parse"),
+        (["stats", "--app", "no_such_module"], "no_such_module"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(
+    run: Callable[..., Result], arguments: list[str], message: str
+) -> None:
+    """What was typed wrong is said in a line, with exit code 2."""
+    assert message in run(*arguments, code=2).output
 
 
 def test_diff_compares_two_moments(run: Callable[..., Result]) -> None:

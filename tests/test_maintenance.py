@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -190,6 +193,65 @@ def test_backfill_goes_on_where_it_was_stopped(models: Any, open_session: Any, e
     assert h.backfill(session, models.Article, batch_size=2, commit=True) == 3
     assert [row[2] for row in history(session, models.Article, "id")] == list(range(1, 8))
     assert [row[0] for row in history(session, models.Article, "id")] == [1] * 4 + [2] * 3
+
+
+@pytest.mark.sqlite_file
+@pytest.mark.parametrize("task", ["backfill", "vacuum", "prune", "repair", "redact"])
+def test_a_run_that_was_killed_is_started_again(
+    models: Any, open_session: Any, engine: Any, task: str
+) -> None:
+    """A process that dies at any batch leaves a right history, and the next one does the rest."""
+    session = open_session()
+    cls = h.version_class(models.Article)
+    session.add_all(models.Article(id=i, name="first") for i in range(1, 13))
+    session.commit()
+    session.execute(sa.update(models.Article).values(name="second"))
+    session.commit()
+    whole = len(history(session, models.Article, "id"))
+    assert whole == 24
+    if task == "backfill":
+        session.execute(sa.delete(cls))
+    elif task == "vacuum":
+        session.execute(sa.update(cls).values(name="second"))
+    elif task == "repair":
+        session.execute(sa.update(cls).where(cls.operation_type == 1).values(name="wrong"))
+    last = session.scalar(sa.select(sa.func.max(h.transaction_class(models.Article).id)))
+    session.commit()
+
+    def run(session: Session, progress: Any) -> None:
+        if task == "vacuum":
+            h.vacuum(session, models.Article, 5, commit=True, progress=progress)
+        elif task == "prune":
+            h.prune(session, models.Article, before=last, batch_size=5, commit=True,
+                    progress=progress)  # fmt: skip
+        elif task == "redact":
+            h.redact(session, models.Article, 1, {"name": "(erased)"})
+            if progress is not None:
+                progress(None)
+            session.commit()
+        else:
+            getattr(h, task)(session, models.Article, batch_size=5, commit=True, progress=progress)
+
+    def die(batches: list[Any], _: Any) -> None:
+        batches.pop()
+        if not batches:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for batches in (1,) if task == "redact" else (1, 2):
+        child = os.fork()
+        if child == 0:
+            run(Session(sa.create_engine(engine.url)), partial(die, [None] * batches))
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status)
+        wrong = {f.kind for f in h.verify(session, models.Article) if f.severity == "error"}
+        assert wrong <= ({"differs from live row"} if task == "repair" else set())
+        session.commit()
+    run(session, None)
+    rows = len(history(session, models.Article, "id"))
+    assert rows == {"repair": 36, "redact": 24}.get(task, 12)
+    kinds = {f.kind for f in h.verify(session, models.Article)} - {"unused transaction"}
+    assert kinds == ({"equal versions"} if task == "redact" else set())
 
 
 def test_backfill_marks_its_transaction(models: Any, open_session: Any, engine: Any) -> None:
@@ -476,6 +538,21 @@ def test_prune_takes_all_tables_of_a_hierarchy(models: Any, open_session: Any) -
     assert h.prune(session, models.Circle, before=ids[-1], commit=True, batch_size=1) == 2
     assert history(session, models.Shape, "name") == [(1, UPDATE, "c")]
     assert history(session, models.Circle, "radius") == [(1, UPDATE, 1)]
+
+
+def test_a_batch_is_larger_than_one_list_of_keys(models: Any, open_session: Any) -> None:
+    """Where a database takes few keys at once, a batch goes in portions, and nothing is left out."""
+    session = open_session()
+    session.add_all(models.Line(order="a", number=n, name="first") for n in range(250))
+    session.commit()
+    session.execute(sa.update(models.Line).values(name="second"))
+    session.commit()
+    session.execute(sa.update(h.version_class(models.Line)).values(name="second"))
+    assert h.vacuum(session, models.Line) == 250
+    session.execute(sa.update(models.Line).values(name="third"))
+    session.commit()
+    assert h.prune(session, models.Line, keep_last=1) == 250
+    assert h.verify(session, models.Line) == []
 
 
 def test_prune_needs_to_know_what(models: Any, open_session: Any) -> None:

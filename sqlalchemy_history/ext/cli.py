@@ -11,8 +11,11 @@ What removes or rewrites something is only tried, rolled back and told, unless t
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime as dt
+import difflib
+import enum
 import importlib
 import json as json_format
 import sys
@@ -26,6 +29,7 @@ from sqlalchemy.orm import Session
 try:
     import typer
     from rich.console import Console
+    from rich.filesize import decimal
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.table import Table
     from rich.text import Text
@@ -50,7 +54,7 @@ Url = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, for machines")]
 Yes = Annotated[bool, typer.Option("--yes", help="do it; without, it is tried and rolled back")]
-Batch = Annotated[int, typer.Option(help="rows in one statement and one commit")]
+Batch = Annotated[int, typer.Option(min=1, help="rows in one statement and one commit")]
 Model = Annotated[str, typer.Argument(help="name of a versioned class")]
 Models = Annotated[
     list[str] | None, typer.Argument(help="versioned classes; all, if none is given")
@@ -110,8 +114,20 @@ class _Project:
             raise typer.BadParameter(
                 f"the primary key of {model.__name__} is ({names}), not {ident!r}"
             )
-        types = [column.type.python_type for column in columns]
-        return tuple(kind(part) for kind, part in zip(types, parts, strict=True))
+        return tuple(map(_parsed, columns, parts))
+
+
+def _parsed(column: sa.Column[Any], text: str) -> Any:
+    """A value from the command line, with the type of its column."""
+    kind: Any = column.type.python_type
+    try:
+        if issubclass(kind, (dt.date, dt.time)):
+            return kind.fromisoformat(text)
+        if issubclass(kind, enum.Enum):
+            return kind[text]
+        return kind(text)
+    except (ValueError, KeyError, ArithmeticError) as error:
+        raise typer.BadParameter(f"{text!r} is no {kind.__name__}, as {column.name} is") from error
 
 
 def _base_first(mapper: Any) -> tuple[int, str]:
@@ -120,25 +136,41 @@ def _base_first(mapper: Any) -> tuple[int, str]:
 
 @contextmanager
 def _opened(app: str, url: str) -> Iterator[_Project]:
-    engine = sa.create_engine(url)
     try:
-        with Session(engine) as session:
-            yield _Project(app, session)
-    except VersioningError as error:
-        raise typer.BadParameter(str(error)) from error
-    finally:
-        engine.dispose()
+        engine = sa.create_engine(url)
+        try:
+            with Session(engine) as session:
+                yield _Project(app, session)
+        finally:
+            engine.dispose()
+    except (VersioningError, sa.exc.SQLAlchemyError) as error:
+        raise typer.BadParameter(str(getattr(error, "orig", None) or error)) from error
 
 
 def _console() -> Console:
     return Console(highlight=False)
 
 
+def _plain(value: Any) -> str:
+    """A value as people write it."""
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, tuple):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, bytes):
+        return f"<{len(value):,} bytes>"
+    if isinstance(value, (str, list, dict)):
+        return repr(value)
+    return str(value)
+
+
 def _print_json(data: Any) -> None:
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return dataclasses.asdict(value)
-        return str(value)
+        if isinstance(value, bytes):
+            return value.hex()
+        return _plain(value)
 
     typer.echo(json_format.dumps(data, default=plain, indent=2))
 
@@ -176,7 +208,8 @@ def log(
         for entry, row in zip(entries, rows, strict=True):
             name, style = _OPERATIONS[entry.operation_type]
             when = "" if row["issued_at"] is None else f"{row['issued_at']:%Y-%m-%d %H:%M:%S}"
-            who = " ".join(str(row[w]) for w in ("user_id", "remote_addr") if row[w] is not None)
+            user = None if row["user_id"] is None else f"user {row['user_id']}"
+            who = ", ".join(part for part in (user, row["remote_addr"]) if part)
             table.add_row(
                 str(row["transaction"]), when, who, Text(name, style), _changes(entry.changeset)
             )
@@ -238,17 +271,31 @@ def _changes(changes: Changeset) -> Text:
         if text:
             text.append("\n")
         text.append(f"{name}: ")
+        if isinstance(old, str) and isinstance(new, str) and "\n" in old + new:
+            _append_lines(text, old, new)
+            continue
         if old is not None:
-            text.append(repr(old), "red strike" if new is not None else "red")
+            text.append(_plain(old), "red strike" if new is not None else "red")
             text.append(" -> " if new is not None else " -> None")
         if new is not None:
-            text.append(repr(new), "green")
+            text.append(_plain(new), "green")
     return text
+
+
+def _append_lines(text: Text, old: str, new: str) -> None:
+    """Of a text of several lines those that differ, with a line around them."""
+    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=1)
+    styles = {"-": "red", "+": "green", "@": "dim"}
+    for line in list(lines)[2:]:
+        text.append(f"\n  {line}", styles.get(line[0]))
 
 
 @cli.command()
 def stats(app: App, url: Url, models: Models = None, json: Json = False) -> None:
-    """How much history there is: rows, versions, bytes, waste, the hottest objects."""
+    """How much history there is: rows, versions, bytes, waste, the hottest objects.
+
+    Waste are versions that say the same as the one before: vacuum removes them.
+    """
     with _opened(app, url) as project:
         found = [
             one for cls in project.models(models) for one in maintenance.stats(project.session, cls)
@@ -257,13 +304,14 @@ def stats(app: App, url: Url, models: Models = None, json: Json = False) -> None
             _print_json(found)
             return
         table = Table("table", title="history")
-        for name in ("rows", "objects", "versions", "bytes", "waste"):
+        for name in ("rows", "objects", "versions", "size", "waste"):
             table.add_column(name, justify="right")
-        table.add_column("hottest")
+        table.add_column("hottest objects (versions)")
         for one in found:
-            numbers = (one.rows, one.objects, one.versions, one.bytes, one.waste)
-            hottest = ", ".join(f"{key}: {count}" for key, count in one.hottest)
-            table.add_row(one.table, *("?" if n is None else f"{n:,}" for n in numbers), hottest)
+            numbers = (f"{n:,}" for n in (one.rows, one.objects, one.versions))
+            size = "?" if one.bytes is None else decimal(one.bytes)
+            hottest = ", ".join(f"{_plain(key)} ({count:,})" for key, count in one.hottest)
+            table.add_row(one.table, *numbers, size, f"{one.waste:,}", hottest)
         _console().print(table)
 
 
@@ -291,7 +339,11 @@ def verify(
             for finding in found:
                 style = _SEVERITIES[finding.severity]
                 console.print(Text(f"{finding.severity:8}", style), finding.message, soft_wrap=True)
-            console.print(f"{len(found)} findings" if found else "nothing is wrong")
+            counts = collections.Counter(finding.severity for finding in found)
+            console.print(
+                ", ".join(f"{count:,} {name}{'s' * (count > 1)}" for name, count in counts.items())
+                or "nothing is wrong"
+            )
         if any(finding.severity == "error" for finding in found):
             raise typer.Exit(1)
 
@@ -341,7 +393,9 @@ def prune(
     before: Annotated[
         str | None, typer.Option(help="a date or time (UTC), or a transaction's id")
     ] = None,
-    keep_last: Annotated[int | None, typer.Option(help="keep so many of each object")] = None,
+    keep_last: Annotated[
+        int | None, typer.Option(min=1, help="keep so many of each object")
+    ] = None,
     batch_size: Batch = 1000,
     yes: Yes = False,
     json: Json = False,
@@ -467,14 +521,16 @@ def _end(session: Session, *, yes: bool) -> None:
 
 
 def _say_whether(yes: bool) -> None:
-    if not yes:
-        _console().print("[yellow]Nothing was changed; with --yes it is done.[/yellow]")
+    text = "Done." if yes else "[yellow]Nothing was changed; with --yes it is done.[/yellow]"
+    _console().print(text)
 
 
 @contextmanager
 def _progress(name: str, *, silent: bool) -> Iterator[Callable[[maintenance.Progress], None]]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=silent)
+    console = Console(stderr=True)
+    silent = silent or not console.is_terminal
+    bar = Progress(*columns, console=console, transient=True, disable=silent)
     with bar:
         task = bar.add_task(name, total=None)
 

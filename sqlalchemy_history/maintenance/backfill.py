@@ -66,6 +66,6 @@ def lock_rows(work: Upkeep, root: TablePlan, keys: list[Key]) -> None:
         return
     for part in root.hierarchy[1:]:
         which = work.writer.key_clause(part, part.parent, "keys", False)
-        parameters = work.writer.key_parameters(part, keys, "keys", False)
         statement = select(*part.keys_of(part.parent)).where(which).with_for_update()
-        work.connection.execute(statement, parameters).all()
+        for parameters in work.key_parameters(part, keys):
+            work.connection.execute(statement, parameters).all()

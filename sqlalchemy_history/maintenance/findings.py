@@ -22,9 +22,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from sqlalchemy_history.compare import identical
+from sqlalchemy_history.latest import latest_of_row
 from sqlalchemy_history.operation import Operation
 from sqlalchemy_history.plan import Key, TablePlan, as_key, same_object
-from sqlalchemy_history.strategy import STRATEGIES
 
 from .prune import equal_versions
 from .transactions import UnusedTransactions
@@ -47,12 +47,6 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
     "equal versions": ("warning", "it says the same as the version before; vacuum() removes it"),
     "unused transaction": ("note", "no version belongs to it, and no other table refers to it"),
 }
-
-#: how ``remote_addr`` of the transaction row begins that says who erased values, and when
-REDACT_MARK: Final = "redact "
-
-#: a version is the last one if none is later, whatever the columns say that may be damaged
-_LAST = STRATEGIES["subquery"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +95,7 @@ def findings(work: Upkeep) -> Iterator[Finding]:
             if part is not root:
                 yield from _about_versions(work, part, "stray part", stray(root, part))
             if part.end is not None:
-                for row in _rows(work, broken_chain(part)):
+                for row in _rows(work, broken_chain(work, part)):
                     yield _finding(row[-1], part.version.fullname, row[:-2], row[-2])
         live_table = root.parent.fullname
         for row in _rows(work, wrong_now(work, root)):
@@ -111,7 +105,7 @@ def findings(work: Upkeep) -> Iterator[Finding]:
         yield from _about_versions(work, root, "gone without DELETE", gone(work, root))
         yield from _about_versions(work, root, "equal versions", equal_versions(work, root)[0])
     transaction = work.plan.root.transaction
-    for row in _rows(work, unused_transactions(work)):
+    for row in _rows(work, UnusedTransactions(work).ids()):
         yield _finding("unused transaction", transaction.fullname, None, row[0])
 
 
@@ -162,25 +156,21 @@ def stray(root: TablePlan, part: TablePlan) -> Select[Any]:
     )
 
 
-def broken_chain(plan: TablePlan) -> Select[Any]:
+def broken_chain(work: Upkeep, plan: TablePlan) -> Select[Any]:
     """(keys, transaction, kind) of versions that do not end where the next one starts."""
-    v = plan.version
-    keys = plan.keys_of(v)
-    is_open = case((plan.end_of(v).is_(None), 1), else_=0)
-    chain = select(
-        *keys,
-        plan.tx_of(v),
-        plan.end_of(v),
-        func.lead(plan.tx_of(v))
-        .over(partition_by=keys, order_by=plan.tx_of(v))
-        .label("history_next"),
-        func.sum(is_open).over(partition_by=keys).label("history_open"),
-    ).subquery("chain")
+    v, other = plan.version, plan.version.alias("other")
+    next_one = work.neighbour(plan, v, later=True).label("history_next")
+    chain = select(*plan.keys_of(v), plan.tx_of(v), plan.end_of(v), next_one).subquery("chain")
     end, following = plan.end_of(chain), chain.c.history_next
+    another_is_open = exists().where(
+        plan.same_key(other, chain),
+        plan.end_of(other).is_(None),
+        plan.tx_of(other) != plan.tx_of(chain),
+    )
     kind = case(
         (following.is_(None), literal("no open version")),
         (end.is_not(None), literal("wrong end")),
-        (chain.c.history_open > 1, literal("two open versions")),
+        (another_is_open, literal("two open versions")),
         else_=literal("never closed"),
     )
     return select(*plan.keys_of(chain), plan.tx_of(chain), kind).where(
@@ -200,7 +190,7 @@ def wrong_now(work: Upkeep, root: TablePlan) -> Select[Any]:
     )
     deleted = exists().where(
         root.same_key(last, live),
-        _LAST.is_open(root, last),
+        latest_of_row(root, root.keys_of(live), root.tx_of(last)),
         root.op_of(last) == Operation.DELETE,
     )
     kind = case(
@@ -222,22 +212,12 @@ def wrong_now(work: Upkeep, root: TablePlan) -> Select[Any]:
 
 def gone(work: Upkeep, root: TablePlan) -> Select[Any]:
     """(keys, transaction) of last versions that are no DELETE, and whose row is not there."""
-    v, live = root.version, root.parent
+    v, live, later = root.version, root.parent, root.version.alias("later")
     return select(*root.keys_of(v), root.tx_of(v)).where(
         root.op_of(v) != Operation.DELETE,
         ~exists().where(root.same_key(live, v), work.recorded_rows(root)),
-        _LAST.is_open(root, v),
+        ~exists().where(root.same_key(later, v), root.tx_of(later) > root.tx_of(v)),
     )
-
-
-def unused_transactions(work: Upkeep) -> Select[Any]:
-    """The ids of transactions that nothing needs, but for the marks that upkeep has left."""
-    transaction = work.plan.root.transaction
-    statement = select(transaction.c.id).where(UnusedTransactions(work).condition)
-    if "remote_addr" in transaction.c:
-        note = transaction.c.remote_addr
-        statement = statement.where(or_(note.is_(None), ~note.startswith(REDACT_MARK)))
-    return statement
 
 
 def _differs(work: Upkeep, plan: TablePlan, live: FromClause) -> ColumnElement[bool]:
@@ -251,7 +231,7 @@ def _differs(work: Upkeep, plan: TablePlan, live: FromClause) -> ColumnElement[b
     )
     return ~exists().where(
         plan.same_key(v, live),
-        _LAST.is_open(plan, v),
+        latest_of_row(plan, plan.keys_of(live), plan.tx_of(v)),
         plan.op_of(v) != Operation.DELETE,
         and_(true(), *same),
     )

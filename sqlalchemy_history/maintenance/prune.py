@@ -8,14 +8,12 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     FromClause,
-    Row,
     Select,
+    Subquery,
     Table,
     and_,
-    delete,
     exists,
     false,
-    func,
     or_,
     select,
     true,
@@ -61,7 +59,8 @@ def remove_equal_versions(work: Upkeep, root: TablePlan) -> None:
     unused = UnusedTransactions(work)
     for rows in work.batches(*equal_versions(work, root)):
         # what is equal to a version that goes too is equal to the one that stays
-        _remove(work, root, rows)
+        for part in reversed(root.hierarchy):
+            work.remove(part, rows)
         keys = list(dict.fromkeys(as_key(row[:-1]) for row in rows))
         for part in root.hierarchy:
             work.relink(part, keys)
@@ -76,23 +75,16 @@ def equal_versions(
 
     None of a class with ``track_relations``: its versions may be there for a collection.
     """
-    own = root.version.alias("own")
+    own = _with_previous(work, root)
     columns = [*root.keys_of(own), root.tx_of(own)]
     statement = select(*columns).where(root.op_of(own) != Operation.DELETE)
     if any(part.options.track_relations for part in root.hierarchy):
         return statement.where(false()), columns
     for part in root.hierarchy:
-        mine = own if part is root else part.version.alias()
-        before, other = part.version.alias(), part.version.alias()
-        latest = (
-            select(func.max(part.tx_of(other)))
-            .where(part.same_key(other, mine), part.tx_of(other) < part.tx_of(mine))
-            .correlate(mine)
-            .scalar_subquery()
-        )
+        mine, before = own if part is root else _with_previous(work, part), part.version.alias()
         same = exists().where(
             part.same_key(before, mine),
-            part.tx_of(before) == latest,
+            part.tx_of(before) == mine.c.history_previous,
             part.op_of(before) != Operation.DELETE,
             _identical(part, mine, before, work),
         )
@@ -105,6 +97,13 @@ def equal_versions(
             )
             statement = statement.where(~exists().where(here, ~same))
     return statement, columns
+
+
+def _with_previous(work: Upkeep, plan: TablePlan) -> Subquery:
+    """The versions, each with the transaction of the one before as ``history_previous``."""
+    v = plan.version
+    previous = work.neighbour(plan, v, later=False).label("history_previous")
+    return select(*v.c, previous).subquery()
 
 
 def _identical(
@@ -136,7 +135,8 @@ def prune(
 
     A version that was still valid at ``before`` stays, whenever it was made, so ``as_of()`` shows
     the same as ever from there on. Of an object that was deleted by then nothing stays. Transaction
-    rows that no version and no other table needs any more go as well.
+    rows that no version and no other table needs any more go as well, with ``before`` also those
+    that have become orphans in another way.
 
     :param before: a Transaction, its id or an aware datetime: the begin of what is kept.
     :param keep_last: keep this many versions of each object, however old they are. Without
@@ -163,9 +163,15 @@ def prune(
         columns = [*root.keys_of(v), root.tx_of(v)]
         statement = select(*columns).where(*_removable(root, v, at, keep_last))
         for rows in work.batches(statement, columns):
-            _remove(work, root, rows)
+            for part in reversed(root.hierarchy):
+                work.remove(part, rows)
             unused.remove(row[-1] for row in rows)
             work.batch_done(root, len(rows))
+    if at is not None:
+        id_ = work.plan.root.transaction.c.id
+        for rows in work.batches(unused.ids().where(id_ <= at), [id_]):
+            unused.remove(row[0] for row in rows)
+            work.batch_done(work.plan.root, 0)
     work.finish()
     return work.done
 
@@ -178,8 +184,9 @@ def _removable(
         ended = exists().where(
             root.same_key(later, v), root.tx_of(later) > root.tx_of(v), root.tx_of(later) <= at
         )
-        gone = and_(root.op_of(v) == Operation.DELETE, root.tx_of(v) <= at)
-        yield or_(ended, gone)
+        # by itself, so that the index alone tells which versions are too young
+        yield root.tx_of(v) <= at
+        yield or_(root.op_of(v) == Operation.DELETE, ended)
     if keep_last is not None:
         newest = (
             select(root.tx_of(later))
@@ -191,9 +198,3 @@ def _removable(
             .scalar_subquery()
         )
         yield root.tx_of(v) < newest
-
-
-def _remove(work: Upkeep, root: TablePlan, versions: Sequence[Row[Any]]) -> None:
-    for part in reversed(root.hierarchy):
-        which, parameters = work.chosen(part, part.version, versions)
-        work.execute(delete(part.version).where(which), parameters)

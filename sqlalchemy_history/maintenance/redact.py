@@ -12,7 +12,7 @@ from sqlalchemy_history.config import nearest
 from sqlalchemy_history.exc import VersioningError
 from sqlalchemy_history.plan import ClassPlan, Key, as_key
 
-from .findings import REDACT_MARK
+from .transactions import REDACT_MARK
 from .upkeep import Upkeep
 
 

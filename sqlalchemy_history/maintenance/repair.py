@@ -9,7 +9,6 @@ from typing import Any, Final
 from sqlalchemy import (
     Table,
     column,
-    delete,
     func,
     insert,
     literal,
@@ -149,13 +148,12 @@ def _move_sequence(work: Upkeep, transaction: Table) -> None:
 def _remove_stray(work: Upkeep, root: TablePlan, part: TablePlan) -> None:
     v = part.version
     for rows in work.batches(stray(root, part), [*part.keys_of(v), part.tx_of(v)]):
-        which, parameters = work.chosen(part, v, rows)
-        work.execute(delete(v).where(which), parameters)
+        work.remove(part, rows)
         work.batch_done(part, len(rows))
 
 
 def _link(work: Upkeep, plan: TablePlan) -> None:
-    broken = broken_chain(plan)
+    broken = broken_chain(work, plan)
     columns = list(broken.selected_columns)[: len(plan.keys) + 1]
     for rows in work.batches(broken, columns):
         keys = list(dict.fromkeys(as_key(row[:-2]) for row in rows))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import MetaData, Table, and_, delete, exists, inspect, select
+from sqlalchemy import MetaData, Select, Table, and_, delete, exists, inspect, or_, select
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Mapper
 
 from sqlalchemy_history.plan import TablePlan, all_registries
 
 from .upkeep import Upkeep
+
+#: how ``remote_addr`` of the transaction row begins that says who erased values, and when
+REDACT_MARK: Final = "redact "
 
 
 class UnusedTransactions:
@@ -44,6 +47,14 @@ class UnusedTransactions:
     @property
     def _id(self) -> Any:
         return self._transaction.c.id
+
+    def ids(self) -> Select[Any]:
+        """All unused transactions, but for the marks that upkeep has left."""
+        statement = select(self._id).where(self.condition)
+        if "remote_addr" in self._transaction.c:
+            note = self._transaction.c.remote_addr
+            statement = statement.where(or_(note.is_(None), ~note.startswith(REDACT_MARK)))
+        return statement
 
     def remove(self, ids: Iterable[int]) -> None:
         """Remove those of the transactions ``ids`` that are unused, and what says more of them."""

@@ -91,15 +91,15 @@ class Native:
             connection.execute(statement)
 
     def _creating(self, connection: Any, plans: Sequence[TablePlan]) -> list[Any]:
-        backend = backend_of(connection, plans[0])
-        statements = [
-            *backend.create_shared(
-                connection, plans[0].transaction, self._manager.models.table_plans
-            )
-        ]
+        backend, shared = backend_of(connection, plans[0]), plans[0].transaction
+        statements = [*backend.create_shared(connection, shared, self.table_plans())]
         for plan in plans:
             statements += backend.create(connection, plan)
         return statements
+
+    def table_plans(self) -> Sequence[TablePlan]:
+        """All tables that have a history, for what the triggers of all of them share."""
+        return self._manager.models.table_plans
 
     def are_current(self, connection: Connection, plans: Sequence[TablePlan]) -> bool:
         """The database has the triggers of ``plans``, as ``create()`` would make them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -21,6 +21,8 @@ from sqlalchemy_history.plan import (
 )
 from sqlalchemy_history.plugins.rows import RowKey
 from sqlalchemy_history.transaction import COPY_KEY
+
+from .triggers import Name, tables_with_triggers
 
 
 class HistoryOp(MigrateOperation):
@@ -88,9 +90,6 @@ def _metadata(autogen_context: Any) -> list[sa.MetaData]:
     return list(found) if isinstance(found, (list, tuple)) else [found]
 
 
-Name = tuple[str | None, str]
-
-
 def _tables(autogen_context: Any) -> dict[Name, sa.Table]:
     """All tables; for one that the Bases of a manager share, the one that is no copy."""
     tables = [t for m in _metadata(autogen_context) for t in m.tables.values()]
@@ -113,6 +112,10 @@ class _Autogenerate:
             (plan.transaction.schema, plan.transaction.name) for plan in self._parents.values()
         }
         self._created: set[Name] = set()
+        self._dropped: dict[Name, sa.Table] = {}
+        #: old name -> new name of tables that say what they were called, and of their version tables
+        self._renamed: dict[Name, Name] = {}
+        self._triggered = tables_with_triggers(autogen_context.connection)
         #: columns that tell a table that a sequence goes with; the models know it no more
         self._sequenced = [*_PLUGIN_TABLES, *(() if self._transactions else _TRANSACTION_TABLE)]
         #: comes before all else, so that its reverse comes after all else
@@ -121,8 +124,14 @@ class _Autogenerate:
 
     def rewrite(self, upgrade_ops: ops.UpgradeOps) -> None:
         """Put the operations that history needs beside those that were found."""
+        # what triggers keep for themselves is in no model; it goes with them
+        upgrade_ops.ops = [o for o in upgrade_ops.ops if not _is_of_triggers(o)]
+        gone = {_name(o) for o in upgrade_ops.ops if isinstance(o, ops.DropTableOp)}
+        # what else there is belongs to somebody else, or to another schema
+        self._triggered &= self._tables.keys() | gone
         found = self._rename_tables(list(upgrade_ops.ops))
         self._created = {_name(o) for o in found if isinstance(o, ops.CreateTableOp)}
+        self._dropped = {_name(o): o.to_table() for o in found if isinstance(o, ops.DropTableOp)}
         done: list[MigrateOperation] = []
         for operation in found:
             if isinstance(operation, ops.CreateTableOp):
@@ -136,6 +145,7 @@ class _Autogenerate:
             else:
                 done += self._modified_parent(operation)
         self._backfill()
+        self._triggers({_name(o) for o in found if hasattr(o, "table_name")})
         upgrade_ops.ops[:] = [*self._first, *done, *self._last]
 
     # -- tables that come and go
@@ -165,11 +175,17 @@ class _Autogenerate:
 
     def _dropped_table(self, operation: ops.DropTableOp) -> Iterator[MigrateOperation]:
         schema, name = _name(operation)
-        parent = (schema, name.removesuffix("_version"))
-        if parent[1] != name and parent in self._tables:
-            self._first.append(
-                HistoryOp(None, ("backfill_versions", (parent[1],), {"schema": schema}))
-            )
+        parents = [key for key in self._tables if f"{key[1]}_version" == name]
+        if parents:
+            parent = (schema, name.removesuffix("_version"))
+            parent = parent if parent in parents else parents[0]
+            table = parent[1] if parent[0] == schema else [(parent[1], f"{schema}.{name}")]
+            transactions = [
+                *self._transactions,
+                *(o for o in self._dropped if o[1] == "transaction"),
+            ]
+            named = {"transaction_schema": transactions[0][0], "schema": parent[0]}
+            self._first.append(HistoryOp(None, ("backfill_versions", (table,), named)))
             if operation._reverse is not None:
                 _retype(operation._reverse, partial(_existing_enum, self._dialect))
         columns = set(operation.to_table().c.keys())
@@ -186,18 +202,98 @@ class _Autogenerate:
         groups: dict[Any, list[Any]] = {}
         for name, plan in self._versions.items():
             if name in self._created and _name_of(plan.parent) not in self._created:
-                options = plan.options
-                named = (
-                    ("transaction_table", _unless("transaction", plan.transaction.name)),
-                    ("transaction_column", _unless("transaction_id", plan.tx.name)),
-                    ("operation_column", _unless("operation_type", plan.op.name)),
-                    ("schema", plan.parent.schema),
-                )
-                default = options.table_name == "%s_version"
-                table = plan.parent.name if default else (plan.parent.name, plan.version.name)
-                groups.setdefault(named, []).append(table)
+                named = {**_transaction_names(plan), "schema": plan.parent.schema}
+                pair = self._pair(_name_of(plan.parent))
+                groups.setdefault(tuple(named.items()), []).append(pair)
         for named, tables in groups.items():
             self._last.append(HistoryOp(("backfill_versions", (tables,), dict(named))))
+
+    # -- triggers
+
+    def _triggers(self, changed: set[Name]) -> None:
+        """Drop triggers before all else and make them after all else, of what changes and is new."""
+        native = {name for name, p in self._parents.items() if p.options.native_versioning}
+        everything = bool(self._transactions & changed)
+
+        def is_touched(name: Name) -> bool:
+            plan = self._plan_of(name)
+            if plan is None or name in self._renamed or name not in self._triggered & native:
+                return True
+            return everything or any(
+                {_name_of(part.parent), _name_of(part.version)} & changed for part in plan.hierarchy
+            )
+
+        before, after = self._hierarchies(self._triggered), self._hierarchies(native)
+        old = [group for group in before if any(map(is_touched, group))]
+        new = [group for group in after if any(map(is_touched, group))]
+        versions = self._created & self._versions.keys()
+        if not new and after and (versions or self._renamed):
+            # what triggers share knows all version tables: making some of them anew says it anew
+            old, new = before[:1], after[:1]
+        for group in reversed(old):
+            there = self._trigger_call("drop", group, last=not native)
+            self._first.insert(0, HistoryOp(there, self._trigger_call("create", group)))
+        for group in new:
+            back = self._trigger_call("drop", group, last=not self._triggered)
+            self._last.append(HistoryOp(self._trigger_call("create", group), back))
+
+    def _plan_of(self, name: Name) -> TablePlan | None:
+        """The plan of a table of the models, or of one that was renamed since."""
+        return self._parents.get(self._renamed.get(name, name))
+
+    def _hierarchies(self, names: Iterable[Name]) -> list[list[Name]]:
+        """``names`` as joined hierarchies, the base table first."""
+        found: dict[Name, list[Name]] = {}
+        for name in sorted(names, key=str):
+            found.setdefault(self._base_of(name), []).append(name)
+        return [
+            sorted(group, key=lambda name: self._renamed.get(name, name) != base)
+            for base, group in found.items()
+        ]
+
+    def _base_of(self, name: Name) -> Name:
+        plan = self._plan_of(name)
+        if plan is not None:
+            return _name_of(plan.hierarchy[0].parent)
+        # no model says it any more: it is the table that the primary key refers to
+        table = self._tables.get(name, self._dropped.get(name))
+        for column in () if table is None else table.primary_key:
+            for key in column.foreign_keys:
+                *schema, base, _ = key.target_fullname.split(".")
+                if (found := (schema[0] if schema else None, base)) in self._triggered:
+                    return self._base_of(found)
+        return name
+
+    def _trigger_call(self, verb: str, group: Sequence[Name], *, last: bool = False) -> Call:
+        plan = self._plan_of(group[0])
+        named: dict[str, Any] = {"shared": last or None, "schema": group[0][0]}
+        named["transaction_schema"] = self._transaction_schema()
+        if plan is not None:
+            end = plan.options.end_transaction_column_name
+            named |= {
+                **_transaction_names(plan),
+                "end_transaction_column": _unless("end_transaction_id", end),
+            }
+        pairs = [self._pair(name) for name in group]
+        tables = pairs[0] if len(pairs) == 1 and isinstance(pairs[0], str) else pairs
+        return f"{verb}_history_triggers", (tables,), named
+
+    # -- names
+
+    def _pair(self, name: Name) -> str | tuple[str, str]:
+        """How operations are told of a table and its version table."""
+        schema, table = name
+        plan, default = self._plan_of(name), f"{table}_version"
+        if plan is not None:
+            version = _version_of(plan, name)
+        else:  # that of a class which has no history any more
+            gone = [o[0] for o in self._dropped if o[1] == default]
+            version = default if not gone or schema in gone else f"{gone[0]}.{default}"
+        return table if version == default else (table, version)
+
+    def _transaction_schema(self) -> str | None:
+        gone = (name for name in self._dropped if name[1] == "transaction")
+        return next((schema for schema, _ in (*self._transactions, *gone)), None)
 
     # -- tables that were renamed
 
@@ -205,11 +301,11 @@ class _Autogenerate:
         created = {_name(o): o for o in found if isinstance(o, ops.CreateTableOp)}
         dropped = {_name(o): o for o in found if isinstance(o, ops.DropTableOp)}
         renames: list[MigrateOperation] = []
-        pairs: dict[Name, Name] = {}
+        pairs = self._renamed
         for name, plan in self._parents.items():
             old = (name[0], str(plan.parent.info.get("renamed_from")))
             version = _name_of(plan.version)
-            old_version = (name[0], plan.options.table_name % old[1])
+            old_version = (version[0], plan.options.table_name % old[1])
             if name in created and old in dropped and old_version in dropped:
                 pairs |= {old: name, old_version: version}
                 there, back = (
@@ -217,15 +313,13 @@ class _Autogenerate:
                         "rename_versioned_table",
                         (one, other),
                         {
-                            "old_version_table": _unless(f"{one}_version", one_version),
-                            "new_version_table": _unless(f"{other}_version", other_version),
+                            "old_version_table": _unless(f"{one}_version", _version_of(plan, a)),
+                            "new_version_table": _unless(f"{other}_version", _version_of(plan, b)),
                             "schema": name[0],
                         },
                     )
-                    for one, one_version, other, other_version in (
-                        (old[1], old_version[1], name[1], version[1]),
-                        (name[1], version[1], old[1], old_version[1]),
-                    )
+                    for a, b in ((old, name), (name, old))
+                    for (_, one), (_, other) in [(a, b)]
                 )
                 renames.append(HistoryOp(there, back))
         if not pairs:
@@ -257,12 +351,17 @@ class _Autogenerate:
     def _modified_parent(self, operation: ops.ModifyTableOps) -> Iterator[MigrateOperation]:
         plan = self._parents.get(_name(operation))
         if plan is None:
+            if _name(operation) in self._transactions:
+                # MySQL does not drop the index of a column while a foreign key is there
+                operation.ops.sort(key=lambda o: not isinstance(o, ops.DropConstraintOp))
             yield operation
             return
         renamed = self._renamed_columns(operation)
         changes = [o for o in operation.ops if _column_name(o) not in {*renamed, *renamed.values()}]
         names = {
-            "version_table": _unless(f"{plan.parent.name}_version", plan.version.name),
+            "version_table": _unless(
+                f"{plan.parent.name}_version", _version_of(plan, _name_of(plan.parent))
+            ),
             "schema": plan.parent.schema,
         }
         if renamed:
@@ -354,8 +453,30 @@ def _name(operation: Any) -> Name:
     return operation.schema, operation.table_name
 
 
+def _is_of_triggers(operation: Any) -> bool:
+    return isinstance(operation, ops.DropTableOp) and "history__tx" in operation.to_table().c
+
+
 def _name_of(table: sa.Table) -> Name:
     return table.schema, table.name
+
+
+def _version_of(plan: TablePlan, name: Name) -> str:
+    """What operations are told of the version table of ``name``, which may be a former name."""
+    schema, table = name
+    here = name == _name_of(plan.parent)
+    version = plan.version.name if here else plan.options.table_name % table
+    return version if plan.version.schema == schema else f"{plan.version.schema}.{version}"
+
+
+def _transaction_names(plan: TablePlan) -> dict[str, str | None]:
+    """What operations have to be told where names are not the default ones."""
+    return {
+        "transaction_table": _unless("transaction", plan.transaction.name),
+        "transaction_schema": plan.transaction.schema,
+        "transaction_column": _unless("transaction_id", plan.tx.name),
+        "operation_column": _unless("operation_type", plan.op.name),
+    }
 
 
 def _unless(default: str, value: str) -> str | None:

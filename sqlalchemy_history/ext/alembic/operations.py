@@ -1,7 +1,8 @@
 """The operations of ``op`` that migrate a history. They know tables, no models.
 
-``version_table`` is by default the table's name and ``_version``; ``transaction_column`` and the
-like are the names of columns where options have changed them.
+``version_table`` is by default the table's name and ``_version``, with its schema in front where that
+is not the table's: ``"history.article_version"``. ``transaction_column`` and the like are the names
+of columns where options have changed them.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from typing import Any
 import sqlalchemy as sa
 from alembic.operations import MigrateOperation, Operations
 
+from sqlalchemy_history.config import Options
 from sqlalchemy_history.maintenance.backfill import MARK
 from sqlalchemy_history.operation import Operation
 from sqlalchemy_history.schema import update_end_tx_column
 from sqlalchemy_history.transaction import utcnow
+
+from .triggers import Name, ReflectedNative
 
 Tables = str | Sequence[str | tuple[str, str]]
 
@@ -34,12 +38,22 @@ def _pairs(tables: Tables) -> list[tuple[str, str]]:
     return [(name, f"{name}_version") if isinstance(name, str) else name for name in names]
 
 
+def _needs_connection(what: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"what becomes of {what} depends on what is in the database; run the migration without --sql"
+    )
+
+
+def _placed(name: str, schema: str | None) -> Name:
+    """(schema, name) of a table that may have its schema in front."""
+    *own, table = name.rsplit(".", 1)
+    return own[0] if own else schema, table
+
+
 def _reflected(operations: Operations, name: str, schema: str | None) -> sa.Table:
     if operations.get_context().as_sql:
-        raise NotImplementedError(
-            f"what becomes of the history in {name!r} depends on what is in the database; run the "
-            f"migration without --sql"
-        )
+        raise _needs_connection(f"the history in {name!r}")
+    schema, name = _placed(name, schema)
     return sa.Table(name, sa.MetaData(), schema=schema, autoload_with=operations.get_bind())
 
 
@@ -54,6 +68,7 @@ def backfill_versions(
     tables: Tables,
     *,
     transaction_table: str = "transaction",
+    transaction_schema: str | None = None,
     transaction_column: str = "transaction_id",
     operation_column: str = "operation_type",
     schema: str | None = None,
@@ -64,7 +79,7 @@ def backfill_versions(
         pair of it and the name of the version table.
     """
     connection = operations.get_bind()
-    transaction = _reflected(operations, transaction_table, schema)
+    transaction = _reflected(operations, transaction_table, transaction_schema)
     selects = []
     for name, version_name in _pairs(tables):
         live = _reflected(operations, name, schema)
@@ -77,7 +92,7 @@ def backfill_versions(
         return
     row = {"issued_at": utcnow(), "remote_addr": MARK}
     row = {name: value for name, value in row.items() if name in transaction.c}
-    sequence = sa.Sequence(f"{transaction_table}_id_seq", schema=schema)
+    sequence = sa.Sequence(f"{transaction_table}_id_seq", schema=transaction_schema)
     if connection.dialect.supports_sequences:
         row["id"] = connection.scalar(sequence.next_value())
     result = connection.execute(sa.insert(transaction).values(row))
@@ -95,7 +110,8 @@ def drop_versions(
 ) -> None:
     """Remove all versions of tables, and keep the version tables."""
     for _, version_name in _pairs(tables):
-        operations.execute(sa.delete(sa.table(version_name, schema=schema)))
+        placed, name = _placed(version_name, schema)
+        operations.execute(sa.delete(sa.table(name, schema=placed)))
 
 
 @_operation
@@ -177,7 +193,7 @@ def alter_versioned_column(
         changes.setdefault("existing_nullable", found.nullable)
         if found.server_default is not None:
             changes.setdefault("existing_server_default", found.server_default)
-        with operations.batch_alter_table(name, schema=schema) as batch:
+        with operations.batch_alter_table(found.table.name, schema=found.table.schema) as batch:
             batch.alter_column(column, **changes)
 
 
@@ -211,9 +227,9 @@ def rename_versioned_table(
 ) -> None:
     """Rename a table and its version table."""
     operations.rename_table(old, new, schema=schema)
-    operations.rename_table(
-        old_version_table or f"{old}_version", new_version_table or f"{new}_version", schema=schema
-    )
+    placed, name = _placed(old_version_table or f"{old}_version", schema)
+    _, new_name = _placed(new_version_table or f"{new}_version", schema)
+    operations.rename_table(name, new_name, schema=placed)
 
 
 @_operation
@@ -274,3 +290,62 @@ def drop_transaction_sequence(
     """The reverse of ``create_transaction_sequence()``."""
     if operations.get_context().dialect.supports_sequences:
         operations.execute(sa.schema.DropSequence(sa.Sequence(name, schema=schema), if_exists=True))
+
+
+@_operation
+def create_history_triggers(
+    cls: Any, operations: Operations, tables: Tables, *, schema: str | None = None, **names: Any
+) -> None:
+    """Make the triggers of ``native_versioning=True``, in place of those that there are.
+
+    They fit the columns that the tables have now.
+
+    :param tables: a table, or all those of one joined hierarchy together, its base table first;
+        each a name, or a pair of it and the name of the version table.
+    :param names: ``transaction_table``, ``transaction_schema``, ``transaction_column``,
+        ``end_transaction_column``, ``operation_column`` where they are not the default ones.
+    """
+    _native(operations, tables, schema, **names).create_all()
+
+
+@_operation
+def drop_history_triggers(
+    cls: Any,
+    operations: Operations,
+    tables: Tables,
+    *,
+    shared: bool = False,
+    schema: str | None = None,
+    **names: Any,
+) -> None:
+    """The reverse of ``create_history_triggers()``.
+
+    :param shared: no table has such triggers any more: what they share goes, too.
+    """
+    _native(operations, tables, schema, **names).drop_all(shared=shared)
+
+
+def _native(
+    operations: Operations,
+    tables: Tables,
+    schema: str | None,
+    *,
+    transaction_table: str = "transaction",
+    transaction_schema: str | None = None,
+    transaction_column: str = "transaction_id",
+    end_transaction_column: str = "end_transaction_id",
+    operation_column: str = "operation_type",
+) -> ReflectedNative:
+    if operations.get_context().as_sql:
+        raise _needs_connection(f"triggers of {tables!r}")
+    return ReflectedNative(
+        operations.get_bind(),
+        [((schema, name), _placed(version, schema)) for name, version in _pairs(tables)],
+        transaction_table=transaction_table,
+        transaction_schema=transaction_schema,
+        columns=Options(
+            transaction_column_name=transaction_column,
+            end_transaction_column_name=end_transaction_column,
+            operation_type_column_name=operation_column,
+        ),
+    )
