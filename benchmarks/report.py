@@ -31,6 +31,7 @@ user writes without a library.
    :glob:
 
    *-*
+   growth
 """
 
 
