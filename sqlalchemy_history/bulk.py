@@ -47,7 +47,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList
 
-from .capture import note_association
+from .capture import flushed_keys, note_association
 from .cascades import Cascade, Cascades
 from .compare import identical
 from .keys import KeyFormat
@@ -132,6 +132,7 @@ class Statements:
                 self._manager.native.about_to_write(unit)
             plan = self._captured_plan_of(table)
         in_flush = unit.work.is_flushing
+        self._keep_old(unit, plan, statement, rows)
         if in_flush and plan is not None and plan.association:
             if note_association(unit, plan, statement, rows):
                 return statement
@@ -156,6 +157,31 @@ class Statements:
             self._abandon(unit)
             raise
         return under_way.statement
+
+    def _keep_old(
+        self, unit: ConnectionUnit, plan: TablePlan | None, statement: Any, rows: Parameters
+    ) -> None:
+        """A flush writes the table of ``plan``: what it is going to change keeps its old state.
+
+        The first statement about a table sees to all objects at once: the flush knows by then which
+        ones it writes, orphans and what it cascades included.
+        """
+        if plan is None or not plan.options.baseline or statement.is_insert:
+            return
+        if not unit.work.is_flushing:
+            return
+        recorder = self.recorder(unit.connection)
+        if plan.association:
+            columns = [column for column, _ in plan.keys]
+            keys = given_keys(columns, statement._where_criteria, rows) or []
+            recorder.keep_old_of(unit, plan, keys)
+            return
+        root, flush = plan.hierarchy[0], unit.work.flush_context
+        seen = flush.attributes.setdefault((self, unit.connection), set())
+        if root not in seen:
+            seen.add(root)
+            keys = flushed_keys(unit.work, self._manager.models.plans, root)
+            recorder.keep_old_of(unit, root, keys)
 
     def _is_native(self, plan: TablePlan | None, table: Any) -> bool:
         """Triggers record what a statement does to ``table``, or the database with it to others."""
@@ -191,7 +217,7 @@ class Statements:
         if under_way is not None:
             # a deadlock may have undone the whole transaction, and the savepoint with it
             with contextlib.suppress(DBAPIError):
-                under_way.recorder.failed(unit, under_way.guarded, under_way.fresh)
+                under_way.recorder.failed(unit, under_way)
 
     def recorder(self, connection: Connection) -> Recorder:
         """The recorder for the connection's dialect."""
@@ -260,6 +286,8 @@ class _UnderWay:
 
     statement: Any = None
     guarded = False
+    #: the ids of this transaction and of the one of old states when that was set
+    ids: tuple[int | None, int | None] = (None, None)
 
     def __init__(
         self, statements: Statements, unit: ConnectionUnit, plan: TablePlan | None
@@ -548,6 +576,8 @@ class _Update(_Change):
             columns = [column for column, _ in plan.keys]
             self._keys = given_keys(columns, core.statement._where_criteria, rows)
             if self._keys is not None:
+                if plan.options.baseline:
+                    recorder.keep_old_of(self.unit, plan, self._keys)
                 return statement
         return self._record_first(statement, core, rows, sets, versioned, new_keys, changing, unset)
 

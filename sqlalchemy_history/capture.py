@@ -56,6 +56,20 @@ def note_flush(work: UnitOfWork, plans: Mapping[type[Any], ClassPlan], flush_con
             saved.updated.append(state)
 
 
+def flushed_keys(
+    work: UnitOfWork, plans: Mapping[type[Any], ClassPlan], root: TablePlan
+) -> list[Key]:
+    """The keys that rows of ``root`` have which the flush under way changes or deletes."""
+    in_identity_map = work.session.identity_map.contains_state
+    keys: dict[Key, None] = {}
+    for state, (is_delete, list_only) in work.flush_context.states.items():
+        plan = plans.get(state.class_)
+        if plan is not None and plan.root is root and (is_delete or not list_only):
+            if state.key is not None and in_identity_map(state):
+                keys[as_key(state.key[1])] = None
+    return list(keys)
+
+
 def collect_changes(unit: ConnectionUnit) -> dict[TablePlan, Changes]:
     """What was noted of ``unit``, by table. Empties its notes."""
     changes: dict[TablePlan, Changes] = {}

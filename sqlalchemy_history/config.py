@@ -45,6 +45,7 @@ class OptionsDict(TypedDict, total=False):
     require_context: Iterable[str]
     track_relations: Iterable[str]
     native_versioning: bool
+    baseline: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +81,8 @@ class Options:
         less, makes a version of the parent too.
     :ivar native_versioning: triggers write the versions, of writes from anywhere; see
         :mod:`sqlalchemy_history.native`.
+    :ivar baseline: the first change of a row without history keeps its old state: as an INSERT of a
+        transaction of its own before that of the change, whose ``remote_addr`` is ``"baseline"``.
     """
 
     versioning: bool = True
@@ -103,6 +106,7 @@ class Options:
     require_context: frozenset[str] = frozenset()
     track_relations: frozenset[str] = frozenset()
     native_versioning: bool = False
+    baseline: bool = False
 
     def merged(self, overrides: Mapping[str, Any], where: str) -> Options:
         """These options with ``overrides`` laid over them.

@@ -301,7 +301,8 @@ class VersioningManager:
         unit = next((u for u in work.connections.values() if u.tx is not None), None)
         if unit is None:
             unit = work.connection_unit(session.connection())
-        return session.get(self.transaction_cls, self.keep_transaction(unit))
+        with session.no_autoflush:  # it may give the row another id
+            return session.get(self.transaction_cls, self.keep_transaction(unit))
 
     def keep_transaction(self, unit: ConnectionUnit) -> int:
         """The id of the unit's transaction row, which stays even if nothing is versioned."""

@@ -7,7 +7,7 @@ before the statement, so the version table itself is the list of them: no key pa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
@@ -34,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.util import EMPTY_DICT
 
 from .operation import Operation
-from .plan import TablePlan
+from .plan import Key, TablePlan
 from .unit_of_work import ConnectionUnit
 from .write import (
     TX,
@@ -55,6 +55,9 @@ _LOCKS: Final = ("postgresql", "mysql", "mariadb")
 
 #: inside of which a statement can fail and leave nothing behind; PostgreSQL gives up the transaction
 _SAVEPOINT: Final = "sqlalchemy_history"
+
+#: ``remote_addr`` of the transaction row of the states before the first change
+BASELINE: Final = "baseline"
 
 NewRow = Callable[[], TransactionRow]
 R = TypeVar("R", bound="Rows")
@@ -114,6 +117,12 @@ class Target(Rows):
         return rows.distinct() if plan.association and not plan.parent.primary_key.columns else rows
 
 
+def _without_history(target: Target) -> Target:
+    """Those of the rows of which no version says anything."""
+    known = target.plan.version.alias()
+    return target.only(~exists().where(target.plan.same_key(known, target.live)))
+
+
 def plain(statement: Select[Any]) -> Select[Any]:
     """A Core statement, also if its conditions come from an ORM one, whose criteria they hold."""
     statement._propagate_attrs = EMPTY_DICT
@@ -146,6 +155,7 @@ class Recorder:
         elif not under_way.guarded and not self._gives_up(unit):
             self.dialect.do_savepoint(unit.connection, _SAVEPOINT)
             under_way.guarded = True
+            under_way.ids = unit.tx, None if unit.past is None else unit.past.tx
 
     def _gives_up(self, unit: ConnectionUnit) -> bool:
         """A failure ends the transaction anyway, or there is none to have a savepoint in."""
@@ -155,14 +165,20 @@ class Recorder:
         """The statement was executed."""
         self.dialect.do_release_savepoint(unit.connection, _SAVEPOINT)
 
-    def failed(self, unit: ConnectionUnit, guarded: bool, fresh: Iterable[TablePlan]) -> None:
+    def failed(self, unit: ConnectionUnit, under_way: Any) -> None:
         """The statement was not executed: what was recorded for it goes away."""
         if self._postgresql and not unit.connection._is_autocommit_isolation():
             return
-        if guarded:
+        if under_way.guarded:
             self.dialect.do_rollback_to_savepoint(unit.connection, _SAVEPOINT)
             self.dialect.do_release_savepoint(unit.connection, _SAVEPOINT)
-        for plan in fresh if unit.tx is not None else ():
+            (before, past), moved = under_way.ids, unit.tx
+            if unit.past is not None:
+                unit.past.set_tx(past)
+            if moved is not None and moved != before:
+                unit.set_tx(before)
+                unit.work.transaction_moved(moved, before)
+        for plan in under_way.fresh if unit.tx is not None else ():
             own = update(plan.version).where(plan.tx_of(plan.version) == TX)
             unit.connection.execute(own.values(self._void(plan)), {"history__tx": unit.tx})
             self.take_back(unit, plan)
@@ -187,12 +203,76 @@ class Recorder:
         :param is_ours: the rows were changed by this transaction: nobody else can be in between.
         """
         plan = target.plan
+        if not is_ours:
+            self.keep_old(unit, target)
         self._guard(unit, plan)
         if unit.tx is not None and plan in unit.recorded_plans:
             target = target.only(~self.is_own(plan, target))
         if self._postgresql and plan.strategy.has_end and not plan.association:
             return self._record_at_once(unit, target, operation, new_row, is_ours)
         return self._record_in_steps(unit, target, operation, new_row, is_locked)
+
+    # -- the option baseline
+
+    def keep_old_of(self, unit: ConnectionUnit, plan: TablePlan, keys: Sequence[Key]) -> None:
+        """``keep_old()`` of the rows with ``keys``."""
+        live, writer = plan.parent, self.writer
+        for portion in writer.format(plan).portions(keys) if keys else ():
+            which = writer.key_clause(plan, live, "keys", False)
+            parameters = writer.key_parameters(plan, portion, "keys", False)
+            target = Target(plan=plan, live=live, where=(which,), parameters=parameters)
+            self.keep_old(unit, target)
+
+    def keep_old(self, unit: ConnectionUnit, target: Target) -> None:
+        """Rows of ``target`` that have no version at all get one that says what they hold.
+
+        These belong to a transaction row of their own, one for each database transaction. The one
+        of the changes moves behind it: in a flush when that is over, since it may have loaded the
+        Transaction object.
+        """
+        plan, writer, connection = target.plan, self.writer, unit.connection
+        under_way = unit.under_way
+        if not plan.options.baseline:
+            return
+        if under_way is not None and under_way.in_flush and under_way.plan is plan:
+            return  # rows that the flush has inserted have no version yet
+        parameters = {**target.parameters, "history__tx": unit.tx}
+        rows = dataclasses.replace(target, values={}, parameters=parameters)
+        missing = _without_history(rows)
+        if connection.scalar(select(literal_column("1")).where(exists(missing.any())), parameters):
+            self.lock(unit, rows)
+            if unit.past is None:
+                unit.past = ConnectionUnit(connection, unit.work)
+            past, manager = unit.past, unit.work.manager
+            if past.tx is None:
+                row = manager.transaction_row(unit.work.session)
+                if "remote_addr" in plan.transaction.c:
+                    row["remote_addr"] = BASELINE
+                writer.create_transaction(past, plan.transaction, row)
+            kept = dict.fromkeys(part for part in plan.hierarchy if part is not plan)
+            if self._insert_old(past, missing):
+                first = select(*plan.keys_of(plan.version)).where(plan.tx == past.tx)
+                for part in kept:
+                    of_these = self.one_of(part.keys_of(part.parent), first)
+                    others = Target(plan=part, live=part.parent, where=(of_these,))
+                    self._insert_old(past, _without_history(others))
+                manager.tell_plugins(past, {plan: None, **kept}, False, None, reconstructed=True)
+            else:
+                # somebody else was first, and committed while we waited
+                writer.forget_empty_transaction(past)
+        if not unit.work.is_flushing:
+            writer.stay_behind_past(unit, [plan])
+
+    def _insert_old(self, past: ConnectionUnit, target: Target) -> int:
+        plan, tx = target.plan, bindparam("history__past", past.tx, type_=TX.type)
+        statement = insert(plan.version).from_select(
+            version_columns(plan), target.rows(tx, number(Operation.INSERT)), include_defaults=False
+        )
+        past.record_unknown(plan)
+        keep = {"preserve_rowcount": True}
+        return past.connection.execute(
+            statement, dict(target.parameters), execution_options=keep
+        ).rowcount
 
     def is_own(self, plan: TablePlan, target: Target, *, old: bool = False) -> ColumnElement[bool]:
         """This transaction has a version of the row, under its new key or under its old one."""

@@ -150,6 +150,7 @@ class ConnectionUnit:
         "is_quiet",
         "keep_transaction",
         "located",
+        "past",
         "plugin_news",
         "saved",
         "told",
@@ -174,6 +175,8 @@ class ConnectionUnit:
         self.under_way: Any = None
         #: what the triggers of native versioning were told about who and why
         self.told: Any = None
+        #: with the option ``baseline``, the transaction of the states before the first change
+        self.past: ConnectionUnit | None = None
         self._layers: list[_Layer] = []
 
     @property
@@ -257,6 +260,8 @@ class ConnectionUnit:
 
     def released(self, transaction: SessionTransaction, parent: SessionTransaction) -> None:
         """A savepoint ended well: what it recorded now belongs to its parent."""
+        if self.past is not None:
+            self.past.released(transaction, parent)
         if self._layers and self._layers[-1].transaction is transaction:
             layer = self._layers.pop()
             if self._layers and self._layers[-1].transaction is parent:
@@ -267,6 +272,8 @@ class ConnectionUnit:
 
     def ended(self, transaction: SessionTransaction) -> None:
         """A savepoint is over: unless it was released before, what it recorded is gone."""
+        if self.past is not None:
+            self.past.ended(transaction)
         self.told = None if self.told is None else ()
         if self._layers and self._layers[-1].transaction is transaction:
             self._layers.pop()
@@ -367,7 +374,8 @@ class UnitOfWork:
             self.manager.native.read_transaction(unit)
             if unit.tx is not None:
                 self.manager.keep_transaction(unit)
-                return self.session.get(self.manager.transaction_cls, unit.tx)
+                with self.session.no_autoflush:  # it may give the row another id
+                    return self.session.get(self.manager.transaction_cls, unit.tx)
         return None
 
     def create_transaction(self, session: Session) -> Any:

@@ -104,6 +104,7 @@ class Writer:
         Returns whether versions that this transaction had written before were changed.
         """
         unit.is_quiet = is_quiet(unit.connection)
+        self.stay_behind_past(unit, changes)
         fresh: dict[TablePlan, Changes] = {}
         amend: dict[TablePlan, Amendment] = {}
         for plan, table_changes in changes.items():
@@ -641,6 +642,12 @@ class Writer:
         assert unit.tx is not None
         if newest > unit.tx:
             self.move_behind(unit, newest, {plan})
+
+    def stay_behind_past(self, unit: ConnectionUnit, plans: Iterable[TablePlan]) -> None:
+        """The states before the first change are older than all that this transaction does."""
+        past = None if unit.past is None else unit.past.tx
+        if unit.tx is not None and past is not None and past > unit.tx:
+            self.move_behind(unit, past, plans)
 
     def move_behind(self, unit: ConnectionUnit, newest: int, plans: Iterable[TablePlan]) -> None:
         """Give this transaction an id above ``newest``, which was committed after ours began.

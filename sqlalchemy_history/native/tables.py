@@ -218,6 +218,12 @@ def _check(plan: TablePlan) -> None:
             f"table {plan.parent.fullname!r}: track_relations is about what sessions do, which "
             f"native_versioning=True does not see; leave out one of the two"
         )
+    if plan.options.baseline:
+        raise ImproperlyConfigured(
+            f"table {plan.parent.fullname!r}: baseline=True is about what sessions are going to change, "
+            f"and triggers with native_versioning=True run afterwards; leave out one of the two, and "
+            f"give rows that are there a first version with backfill()"
+        )
 
 
 def _is_complete(connection: Any, plan: TablePlan, made: set[Table]) -> bool:
