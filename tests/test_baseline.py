@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
@@ -413,6 +414,35 @@ def test_what_the_database_cascades(models: Any, session: Session, how: str) -> 
     session.commit()
     assert history(session, models.Remark) == [(1, INSERT, 1, 1), (2, DELETE, 1, 1)]
     assert names(session, models) == [(1, INSERT, 1, "old 1"), (2, DELETE, 1, "old 1")]
+
+
+@pytest.mark.backends("postgresql", "mariadb")
+@pytest.mark.parametrize("way", [rename, rename_by_orm])
+def test_two_at_once(models: Any, session: Session, open_session: Any, way: Any) -> None:
+    """Who comes second waits, and finds that the row has its first version."""
+    second = open_session()
+    second.get(models.Article, 1)
+    session.get(models.Article, 1).rank = 1 if way is rename_by_orm else 5
+    session.get(models.Article, 1).name = "first"
+    session.flush()
+
+    def change() -> None:
+        way(second, models)
+        second.commit()
+
+    other = threading.Thread(target=change)
+    other.start()
+    other.join(0.5)
+    assert other.is_alive()
+    session.commit()
+    other.join(20)
+    assert not other.is_alive()
+    assert names(session, models) == [
+        (1, INSERT, 1, "old 1"),
+        (2, UPDATE, 1, "first"),
+        (3, UPDATE, 1, "new"),
+    ]
+    check(session, models)
 
 
 # -- what it costs

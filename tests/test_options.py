@@ -111,7 +111,7 @@ class TestAdvice:
                 {"excludes": ["text"]},
                 r"Article\.__versioned__: unknown option 'excludes'; did you mean 'exclude'",
             ),
-            ({"colour": 1}, r"unknown option 'colour'; there are: base_classes, create_"),
+            ({"colour": 1}, r"unknown option 'colour'; there are: base_classes, baseline, create_"),
             ({"strategy": "validty"}, "strategy='validty'; it is one of 'validity', 'subquery'"),
             ({"indexes": "none"}, "indexes='none'; it is one of 'default', 'compatible'"),
             ({"exclude": "text"}, "exclude='text'; give a list"),
