@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, mapped_column, relationship
 
 import sqlalchemy_history as h
 from chain import DELETE, INSERT, UPDATE, count_transactions, history, laws
+from sqlalchemy_history.plugins import ChangeLogPlugin, TransactionChangesPlugin
 
 __all__ = ["laws"]
 
@@ -443,6 +444,21 @@ def test_two_at_once(models: Any, session: Session, open_session: Any, way: Any)
         (3, UPDATE, 1, "new"),
     ]
     check(session, models)
+
+
+@pytest.mark.parametrize("plugins", [[TransactionChangesPlugin(), ChangeLogPlugin()]])
+def test_plugins_are_told(models: Any, session: Session, plugins: Any) -> None:
+    """Of a first version as of those of backfill(): the change log has no entry for it."""
+    rename(session, models)
+    session.flush()
+    session.execute(sa.delete(models.Article).where(models.Article.rank == 2))
+    session.commit()
+    cls = h.transaction_class(models.Article)
+    entities = [tx.entity_names for tx in session.scalars(sa.select(cls).order_by(cls.id))]
+    assert entities == [["Article"], ["Article"]]
+    log = h.versioning_manager.changelog_cls
+    events = session.execute(sa.select(log.row_id, log.event_type).order_by(log.id)).all()
+    assert [tuple(event) for event in events] == [(1, "UPDATE"), (2, "DELETE")]
 
 
 # -- what it costs
