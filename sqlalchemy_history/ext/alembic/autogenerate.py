@@ -133,20 +133,27 @@ class _Autogenerate:
         self._created = {_name(o) for o in found if isinstance(o, ops.CreateTableOp)}
         self._dropped = {_name(o): o.to_table() for o in found if isinstance(o, ops.DropTableOp)}
         done: list[MigrateOperation] = []
+        changed: set[Name] = set()
         for operation in found:
-            if isinstance(operation, ops.CreateTableOp):
-                done += self._created_table(operation)
-            elif isinstance(operation, ops.DropTableOp):
-                done += self._dropped_table(operation)
-            elif not isinstance(operation, ops.ModifyTableOps):
-                done.append(operation)
-            elif _name(operation) in self._versions:
-                done += self._modified_version_table(operation)
-            else:
-                done += self._modified_parent(operation)
+            rewritten = list(self._rewritten(operation))
+            if rewritten and hasattr(operation, "table_name"):
+                changed.add(_name(operation))
+            done += rewritten
         self._backfill()
-        self._triggers({_name(o) for o in found if hasattr(o, "table_name")})
+        self._triggers(changed)
         upgrade_ops.ops[:] = [*self._first, *done, *self._last]
+
+    def _rewritten(self, operation: MigrateOperation) -> Iterable[MigrateOperation]:
+        """What becomes of one of the operations that were found; of some, nothing."""
+        if isinstance(operation, ops.CreateTableOp):
+            return self._created_table(operation)
+        if isinstance(operation, ops.DropTableOp):
+            return self._dropped_table(operation)
+        if not isinstance(operation, ops.ModifyTableOps):
+            return [operation]
+        if _name(operation) in self._versions:
+            return self._modified_version_table(operation)
+        return self._modified_parent(operation)
 
     # -- tables that come and go
 
