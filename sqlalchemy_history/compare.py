@@ -16,6 +16,7 @@ from sqlalchemy import (
     String,
     Text,
     TypeDecorator,
+    Uuid,
     and_,
     cast,
     collate,
@@ -35,8 +36,8 @@ def identical(
     if name == "oracle" and isinstance(type_, (Text, LargeBinary, JSON)):
         return or_(and_(one.is_(None), other.is_(None)), func.dbms_lob.compare(one, other) == 0)
     if name in ("mysql", "mariadb"):
-        # MariaDB keeps JSON as text
-        if isinstance(type_, (String, JSON)):
+        # MariaDB keeps JSON as text, and an Uuid where it has no type for it
+        if isinstance(type_, (String, JSON)) or _is_text_of_uuid(type_, dialect):
             one, other = cast(one, LargeBinary), cast(other, LargeBinary)
     elif name == "mssql":
         if isinstance(type_, String):
@@ -55,6 +56,11 @@ def _storage_type(type_: TypeEngine[Any], dialect: Dialect) -> TypeEngine[Any]:
     return (
         _storage_type(type_.impl_instance, dialect) if isinstance(type_, TypeDecorator) else type_
     )
+
+
+def _is_text_of_uuid(type_: TypeEngine[Any], dialect: Dialect) -> bool:
+    is_native = dialect.supports_native_uuid
+    return isinstance(type_, Uuid) and not (type_.native_uuid and is_native)
 
 
 def _has_no_equality(type_: TypeEngine[Any]) -> bool:
