@@ -87,8 +87,9 @@ class Cascades:
 
 def references(table: Table, what: str) -> Iterable[Reference]:
     """The foreign keys to ``table`` that do something ``what``: ``"on_delete"`` or ``"on_update"``."""
-    for child in table.metadata.tables.values():
-        for constraint in child.foreign_key_constraints:
+    # in an order that the names alone tell: what triggers do is compared with what they should do
+    for _, child in sorted(table.metadata.tables.items()):
+        for constraint in sorted(child.foreign_key_constraints, key=lambda one: [*one.column_keys]):
             actions = {
                 "on_delete": (constraint.ondelete or "").upper(),
                 "on_update": (constraint.onupdate or "").upper(),

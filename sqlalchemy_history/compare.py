@@ -16,10 +16,12 @@ from sqlalchemy import (
     String,
     Text,
     TypeDecorator,
+    Uuid,
     and_,
     cast,
     collate,
     func,
+    literal_column,
     or_,
 )
 from sqlalchemy.types import TypeEngine
@@ -34,15 +36,16 @@ def identical(
     if name == "oracle" and isinstance(type_, (Text, LargeBinary, JSON)):
         return or_(and_(one.is_(None), other.is_(None)), func.dbms_lob.compare(one, other) == 0)
     if name in ("mysql", "mariadb"):
-        if isinstance(type_, String):
+        # MariaDB keeps JSON as text, and an Uuid where it has no type for it
+        if isinstance(type_, (String, JSON)) or _is_text_of_uuid(type_, dialect):
             one, other = cast(one, LargeBinary), cast(other, LargeBinary)
     elif name == "mssql":
         if isinstance(type_, String):
             binary = "Latin1_General_BIN2"
             one, other = collate(one, binary), collate(other, binary)
     elif name == "sqlite":
-        if isinstance(type_, String) and type_.collation:
-            one, other = collate(one, "BINARY"), collate(other, "BINARY")
+        # whatever the type: that of a reflected column does not tell its collation
+        one = one.op("COLLATE", precedence=20)(literal_column("BINARY"))
     elif name == "postgresql" and (_has_no_equality(type_) or type_.__visit_name__ == "CITEXT"):
         one, other = cast(one, Text), cast(other, Text)
     return one.is_not_distinct_from(other)
@@ -53,6 +56,11 @@ def _storage_type(type_: TypeEngine[Any], dialect: Dialect) -> TypeEngine[Any]:
     return (
         _storage_type(type_.impl_instance, dialect) if isinstance(type_, TypeDecorator) else type_
     )
+
+
+def _is_text_of_uuid(type_: TypeEngine[Any], dialect: Dialect) -> bool:
+    is_native = dialect.supports_native_uuid
+    return isinstance(type_, Uuid) and not (type_.native_uuid and is_native)
 
 
 def _has_no_equality(type_: TypeEngine[Any]) -> bool:

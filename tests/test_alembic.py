@@ -12,12 +12,14 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import produce_migrations
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from alembic.operations.ops import CreateTableOp
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import mapped_column
 
 import sqlalchemy_history.ext.alembic  # noqa: F401 - autogenerate finds it by its import
 from alembic_project import Project
+from sqlalchemy_history.native import drop_triggers, triggers_are_current
 from sqlalchemy_history.plugins import ChangeLogPlugin
 
 pytestmark = [pytest.mark.sqlite_file, pytest.mark.timeout(300)]
@@ -311,14 +313,20 @@ def test_two_bases_in_one_database(
 
 
 OUTSIDE = """
-def outside(text):
+def outside(*statements):
     "What a program that knows nothing of us does."
     with sa.create_engine(session.get_bind().url).begin() as connection:
-        connection.exec_driver_sql(text)
+        for statement in statements:
+            connection.exec_driver_sql(statement)
 
-def functions():
-    return sorted(session.scalars(sa.text(
-        "SELECT proname || md5(prosrc) FROM pg_proc WHERE prosrc LIKE '%history%'")))
+def kept():
+    "What triggers are made of, as the database keeps it."
+    return sorted(session.scalars(sa.text({
+        "postgresql": "SELECT proname || md5(prosrc) FROM pg_proc WHERE prosrc LIKE '%history%'",
+        "sqlite": "SELECT sql FROM sqlite_master WHERE sql LIKE '%history!_!_%' ESCAPE '!'",
+        "mysql": "SELECT concat(trigger_name, ' ', action_statement) "
+            "FROM information_schema.triggers WHERE trigger_schema = database()",
+    }[session.get_bind().dialect.name.replace("mariadb", "mysql")])))
 """
 
 LETTERS = """
@@ -337,10 +345,9 @@ class Letter(Document):
 """
 
 
-@pytest.mark.backends("postgresql")
 def test_triggers_come_along(project: Project) -> None:
     """Triggers are made, made anew and dropped with what they record; downgrades are exact."""
-    show = OUTSIDE + "found += functions()\n"
+    show = OUTSIDE + "found += kept()\n"
     project.models(VERSIONED)
     project.migrate("session.add(Article(id=1, title='a'))")
     states = [project.run(script=show)]
@@ -352,7 +359,7 @@ def test_triggers_come_along(project: Project) -> None:
         OUTSIDE
         + textwrap.dedent("""
         outside("UPDATE article SET title = 'b'")
-        outside("INSERT INTO paper VALUES (1, 'letter'); INSERT INTO letter VALUES (1, 7)")
+        outside("INSERT INTO paper VALUES (1, 'letter')", "INSERT INTO letter VALUES (1, 7)")
         LV = h.version_class(Letter)
         found += [[v.operation_type, v.kind, v.stamp] for v in session.scalars(sa.select(LV))]
         """)
@@ -425,10 +432,9 @@ def test_triggers_come_along(project: Project) -> None:
     project.run("upgrade head", "check")
 
 
-@pytest.mark.backends("postgresql")
 def test_a_hierarchy_gets_its_triggers_back(project: Project) -> None:
     """A joined hierarchy whose versioning was dropped has the same triggers after a downgrade."""
-    show = OUTSIDE + "found += functions()\n"
+    show = OUTSIDE + "found += kept()\n"
     project.models(VERSIONED + LETTERS, native_versioning=True)
     before = project.migrate(show)
     without = LETTERS.replace("    __versioned__ = {}\n", "")
@@ -436,6 +442,95 @@ def test_a_hierarchy_gets_its_triggers_back(project: Project) -> None:
     assert len(project.migrate(show)) < len(before)
     project.models(VERSIONED + LETTERS, native_versioning=True)
     assert project.run("downgrade -1", "same", script=show) == before
+
+
+@pytest.mark.backends("mariadb")
+def test_triggers_follow_what_foreign_keys_cascade(project: Project) -> None:
+    """Triggers of tables without a history, from which a change cascades to one that has it."""
+    models = textwrap.dedent("""
+        class User(Base):
+            __tablename__ = "user"
+            id = mapped_column(sa.Integer, primary_key=True)
+        class Blog(Base):
+            __tablename__ = "blog"
+            id = mapped_column(sa.Integer, primary_key=True)
+            user_id = mapped_column(sa.ForeignKey("user.id", name="blog_user"))
+        class Post(Base):
+            __tablename__ = "post"
+            __versioned__ = {}
+            id = mapped_column(sa.Integer, primary_key=True)
+            blog_id = mapped_column(sa.ForeignKey("blog.id", name="post_blog", ondelete="CASCADE"))
+        """)
+    names = OUTSIDE + "found += [text.split()[0] for text in kept() if '_before_' in text]\n"
+    few = ["history_before_delete_blog_post"]
+    project.models(models, native_versioning=True)
+    assert project.migrate(names) == few
+    cascading = models.replace('name="blog_user"', 'name="blog_user", ondelete="CASCADE"')
+    project.models(cascading, native_versioning=True)
+    found = project.migrate(
+        names
+        + textwrap.dedent("""
+        outside(
+            "INSERT INTO user VALUES (1)", "INSERT INTO blog VALUES (2, 1)",
+            "INSERT INTO post VALUES (3, 2)", "DELETE FROM user",
+        )
+        PV = h.version_class(Post)
+        found += session.scalars(sa.select(PV.operation_type).order_by(PV.transaction_id))
+        """)
+    )
+    assert found == [*few, "history_before_delete_user_post", 0, 2]
+    project.models(models, native_versioning=True)
+    assert project.run("downgrade -1", "same", script=names) == few
+    project.models(cascading)
+    project.run("upgrade head")
+    assert project.migrate(names) == []
+
+
+@pytest.mark.options(native_versioning=True)
+def test_triggers_made_by_a_migration_are_those_of_the_models(
+    versioning: Any, Base: Any, engine: Engine
+) -> None:
+    """The tables of a database tell as much as the models, whatever the types of columns."""
+    collation = {"sqlite": "NOCASE", "postgresql": "C"}.get(engine.dialect.name, "utf8mb4_bin")
+
+    class User(Base):
+        __tablename__ = "user"
+        __versioned__ = {}
+        id = mapped_column(sa.Integer, primary_key=True)
+
+    class Article(Base):
+        __tablename__ = "article"
+        __versioned__ = {}
+        id = mapped_column(sa.Integer, primary_key=True)
+        kind = mapped_column(sa.String(20))
+        user_id = mapped_column(sa.ForeignKey("user.id", ondelete="CASCADE"))
+        editor_id = mapped_column(sa.ForeignKey("user.id", ondelete="SET NULL"))
+        title = mapped_column(sa.String(20, collation=collation))
+        text = mapped_column(sa.Text)
+        number = mapped_column(sa.Numeric(10, 2))
+        at = mapped_column(sa.DateTime(timezone=True))
+        data = mapped_column(sa.JSON)
+        content = mapped_column(sa.LargeBinary)
+        color = mapped_column(sa.Enum("red", "blue", name="color"))
+        token = mapped_column(sa.Uuid)
+        lasts = mapped_column(sa.Interval)
+        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "article"}
+
+    class Letter(Article):
+        __tablename__ = "letter"
+        id = mapped_column(sa.ForeignKey("article.id", ondelete="CASCADE"), primary_key=True)
+        stamp = mapped_column("st%mp", sa.Boolean)
+        __mapper_args__ = {"polymorphic_identity": "letter"}
+
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        drop_triggers(connection, Letter)
+        drop_triggers(connection, User)
+        op = Operations(MigrationContext.configure(connection))
+        op.create_history_triggers("user")
+        op.create_history_triggers(["article", "letter"])
+        assert triggers_are_current(connection, User)
+        assert triggers_are_current(connection, Letter)
 
 
 @pytest.mark.backends("sqlite")
@@ -462,7 +557,7 @@ def test_a_table_in_another_schema_becomes_versioned(project: Project) -> None:
     found = project.migrate(OUTSIDE + "outside(\"UPDATE other.article SET title = 'b'\")\n" + SHOW)
     assert found == [[0, "a", None], [1, "b", None], []]
     project.models(other(PLAIN))
-    assert project.run("downgrade -1", script=OUTSIDE + "found += functions()\n") == []
+    assert project.run("downgrade -1", script=OUTSIDE + "found += kept()\n") == []
     project.run("upgrade head")
 
 

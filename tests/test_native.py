@@ -699,6 +699,30 @@ def test_triggers_that_are_out_of_date_are_told(
         assert not triggers_are_current(connection, Article)
 
 
+@pytest.mark.backends("mariadb")
+def test_triggers_of_tables_that_cascade_belong_to_those_that_are_current(
+    versioning: Any, Base: Any, open_session: Any, engine: Any
+) -> None:
+    """One that is missing on a table without a history is told, too."""
+
+    class User(Base):
+        __tablename__ = "user"
+        id = mapped_column(sa.Integer, primary_key=True)
+
+    class Post(Base):
+        __tablename__ = "post"
+        __versioned__ = {}
+        id = mapped_column(sa.Integer, primary_key=True)
+        user_id = mapped_column(sa.ForeignKey("user.id", ondelete="CASCADE"))
+        editor_id = mapped_column(sa.ForeignKey("user.id", ondelete="SET NULL"))
+
+    open_session()
+    with engine.begin() as connection:
+        assert triggers_are_current(connection, Post)
+        connection.exec_driver_sql("DROP TRIGGER history_before_delete_user_post")
+        assert not triggers_are_current(connection, Post)
+
+
 def test_triggers_follow_new_columns(Article: Any, open_session: Any, engine: Any) -> None:
     """Triggers can be dropped and made again on a database that exists."""
     open_session()

@@ -102,16 +102,16 @@ def drop(plan: TablePlan) -> Iterator[TriggerDDL]:
 def installed(connection: Connection, plan: TablePlan) -> list[str]:
     """What the triggers of one table do in this database; nothing if one is missing."""
     translate = connection.get_execution_options().get("schema_translate_map") or {}
-    schema = translate.get(plan.parent.schema, plan.parent.schema)
     names = "trigger_schema", "trigger_name", "action_statement"
     listed = a_table("triggers", *map(column, names), schema="information_schema")
-    wanted = [_trigger_name(plan.parent, event) for event in _EVENTS]
-    found = connection.scalars(
-        select(listed.c.action_statement).where(
-            listed.c.trigger_schema == (schema or func.database()),
-            listed.c.trigger_name.in_(wanted),
-        )
-    ).all()
+    wanted = [(plan.parent, _trigger_name(plan.parent, event)) for event in _EVENTS]
+    wanted += [(table, _before_name(plan, table, event)) for _, table, event in _cascading(plan)]
+    is_wanted = (
+        (listed.c.trigger_schema == (translate.get(table.schema, table.schema) or func.database()))
+        & (listed.c.trigger_name == name)
+        for table, name in wanted
+    )
+    found = connection.scalars(select(listed.c.action_statement).where(or_(*is_wanted))).all()
     return list(found) if len(found) == len(wanted) else []
 
 
@@ -336,9 +336,12 @@ def _cascading(plan: TablePlan) -> Iterator[tuple[Cascades, Table, str]]:
                 yield cascades, table, event
 
 
+def _before_name(plan: TablePlan, table: Table, event: str) -> str:
+    return short_name(f"history_before_{event}_{table.name}_{plan.parent.name}", _LIMIT)
+
+
 def _before(r: Renderer, plan: TablePlan, table: Table, event: str) -> str:
-    name = f"history_before_{event}_{table.name}_{plan.parent.name}"
-    return r.name(short_name(name, _LIMIT), table)
+    return r.name(_before_name(plan, table, event), table)
 
 
 def _drop_before(plan: TablePlan, table: Table, event: str, r: Renderer) -> str:

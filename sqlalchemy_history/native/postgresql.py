@@ -80,7 +80,9 @@ def create_shared(
     connection: Any, transaction: Table, plans: Iterable[TablePlan]
 ) -> Iterator[TriggerDDL]:
     """The functions about the transaction's row, which the triggers of ``plans`` share."""
-    plans, path = list(plans), _search_path(connection)
+    # in an order that does not depend on who asks: the models or a migration
+    plans = sorted(plans, key=lambda plan: plan.version.fullname)
+    path = _search_path(connection)
     for name, (arguments, returns, body) in _SHARED.items():
         yield from _function(
             transaction,

@@ -133,20 +133,27 @@ class _Autogenerate:
         self._created = {_name(o) for o in found if isinstance(o, ops.CreateTableOp)}
         self._dropped = {_name(o): o.to_table() for o in found if isinstance(o, ops.DropTableOp)}
         done: list[MigrateOperation] = []
+        changed: set[Name] = set()
         for operation in found:
-            if isinstance(operation, ops.CreateTableOp):
-                done += self._created_table(operation)
-            elif isinstance(operation, ops.DropTableOp):
-                done += self._dropped_table(operation)
-            elif not isinstance(operation, ops.ModifyTableOps):
-                done.append(operation)
-            elif _name(operation) in self._versions:
-                done += self._modified_version_table(operation)
-            else:
-                done += self._modified_parent(operation)
+            rewritten = list(self._rewritten(operation))
+            if rewritten and hasattr(operation, "table_name"):
+                changed.add(_name(operation))
+            done += rewritten
         self._backfill()
-        self._triggers({_name(o) for o in found if hasattr(o, "table_name")})
+        self._triggers(changed | self._renamed.keys() | set(self._renamed.values()))
         upgrade_ops.ops[:] = [*self._first, *done, *self._last]
+
+    def _rewritten(self, operation: MigrateOperation) -> Iterable[MigrateOperation]:
+        """What becomes of one of the operations that were found; of some, nothing."""
+        if isinstance(operation, ops.CreateTableOp):
+            return self._created_table(operation)
+        if isinstance(operation, ops.DropTableOp):
+            return self._dropped_table(operation)
+        if not isinstance(operation, ops.ModifyTableOps):
+            return [operation]
+        if _name(operation) in self._versions:
+            return self._modified_version_table(operation)
+        return self._modified_parent(operation)
 
     # -- tables that come and go
 
@@ -217,11 +224,9 @@ class _Autogenerate:
 
         def is_touched(name: Name) -> bool:
             plan = self._plan_of(name)
-            if plan is None or name in self._renamed or name not in self._triggered & native:
+            if plan is None or name not in self._triggered & native:
                 return True
-            return everything or any(
-                {_name_of(part.parent), _name_of(part.version)} & changed for part in plan.hierarchy
-            )
+            return everything or bool(self._looked_at(plan) & changed)
 
         before, after = self._hierarchies(self._triggered), self._hierarchies(native)
         old = [group for group in before if any(map(is_touched, group))]
@@ -236,6 +241,20 @@ class _Autogenerate:
         for group in new:
             back = self._trigger_call("drop", group, last=not self._triggered)
             self._last.append(HistoryOp(self._trigger_call("create", group), back))
+
+    def _looked_at(self, plan: TablePlan) -> set[Name]:
+        """The tables that tell what the triggers of a table do."""
+        pairs = [(part.parent, part.version) for part in plan.hierarchy]
+        found = {table: None for pair in pairs for table in pair}
+        if self._dialect in ("mysql", "mariadb"):
+            # there what foreign keys cascade is recorded by triggers, too
+            referred = [plan.parent]
+            while referred:
+                keys = referred.pop().foreign_keys
+                new = {key.column.table for key in keys} - found.keys()
+                found |= dict.fromkeys(new)
+                referred += new
+        return {_name_of(table) for table in found}
 
     def _plan_of(self, name: Name) -> TablePlan | None:
         """The plan of a table of the models, or of one that was renamed since."""
