@@ -83,7 +83,7 @@ _RETURNED: Final = "history__key_"
 #: elements whose value depends on nothing but what they are made of
 _HARMLESS: Final = frozenset(
     "bindparam binary unary grouping clauselist expression_clauselist case cast type_coerce null "
-    "true false tuple typeclause".split()
+    "true false tuple typeclause collation".split()
 )
 
 

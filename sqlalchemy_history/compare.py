@@ -21,8 +21,8 @@ from sqlalchemy import (
     cast,
     collate,
     func,
-    literal_column,
     or_,
+    type_coerce,
 )
 from sqlalchemy.types import TypeEngine
 
@@ -45,7 +45,7 @@ def identical(
             one, other = collate(one, binary), collate(other, binary)
     elif name == "sqlite":
         # whatever the type: that of a reflected column does not tell its collation
-        one = one.op("COLLATE", precedence=20)(literal_column("BINARY"))
+        one = collate(type_coerce(one, String), "BINARY")
     elif name == "postgresql" and (_has_no_equality(type_) or type_.__visit_name__ == "CITEXT"):
         one, other = cast(one, Text), cast(other, Text)
     return one.is_not_distinct_from(other)
