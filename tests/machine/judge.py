@@ -12,7 +12,13 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.orm import Session, joinedload, selectinload, subqueryload
+from sqlalchemy.orm import (
+    QueryableAttribute,
+    Session,
+    joinedload,
+    selectinload,
+    subqueryload,
+)
 
 from .bench import Bench
 from .model import DELETE, HistoryModel, Key, Row, Version
@@ -307,7 +313,8 @@ class Judge:
         """Loader options for the relations of a class, each time others."""
         load = LOADS[turn % len(LOADS)]
         names = RELATIONS.get(kind.table, ()) if load else ()
-        return [load(getattr(cls, name)) for name in names if hasattr(cls, name)]
+        found = [getattr(cls, name, None) for name in names]
+        return [load(relation) for relation in found if isinstance(relation, QueryableAttribute)]
 
     def _relations(
         self, where: str, kind: Kind, objects: Sequence[Any], ordinal: int | None = None
