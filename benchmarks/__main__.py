@@ -19,7 +19,18 @@ from collections.abc import Callable
 
 from benchmarks import environments
 
-CONTENDERS = ("plain", "handwritten", "ours", "history", "continuum")
+CONTENDERS = (
+    "plain",
+    "handwritten",
+    "floor",
+    "recipe",
+    "ours",
+    "ours-native",
+    "history",
+    "continuum",
+    "continuum-native",
+    "postgresql-audit",
+)
 DATABASES = ("sqlite", "sqlite-file", "postgresql", "mariadb")
 STRATEGIES = ("validity", "subquery")
 
@@ -46,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("--short", action="store_true", help="small, SQLite, plain and ours: counts only matter")
+    add("--keep-steps", action="store_true", help="with --short: what is counted is the new norm")
     add("--workloads", type=several(None), metavar="W1,W2", help="default: all")
     add("--contenders", type=several(CONTENDERS), metavar="plain,ours", help="default: all")
     add("--database", type=several(DATABASES), default=["sqlite"], help=", ".join(DATABASES))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import gc
+import sys
 import time
 import tracemalloc
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,12 +43,42 @@ OPERATIONS = {INSERT: "insert", UPDATE: "update", DELETE: "delete"}
 
 @dataclass
 class Measured:
-    """What the clock saw; ``peak`` is Python memory in bytes, ``kept`` what was left of it."""
+    """What the clock saw.
+
+    ``steps`` are instructions of Python's bytecode; ``peak`` is Python memory in bytes, ``kept`` what
+    was left of it.
+    """
 
     seconds: float = 0.0
     statements: list[str] = field(default_factory=list)
+    steps: int = 0
     peak: int = 0
     kept: int = 0
+
+
+@contextmanager
+def counting_steps(measured: Measured) -> Iterator[None]:
+    """Count the instructions of bytecode that run inside: the same number on any machine."""
+    steps = 0
+
+    def step(frame: Any, what: str, argument: Any) -> Any:
+        nonlocal steps
+        steps += what == "opcode"
+        return step
+
+    def enter(frame: Any, what: str, argument: Any) -> Any:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return step
+
+    gc.collect()
+    gc.disable()
+    sys.settrace(enter)
+    try:
+        yield
+    finally:
+        sys.settrace(None)
+        gc.enable()
+        measured.steps = steps
 
 
 class Bench:
@@ -71,7 +102,7 @@ class Bench:
         """The models, declared and configured when first asked for."""
         if self._models is None:
             self.contender.before_models()
-            self._models = declare(self.contender.versioned)
+            self._models = declare(self.contender.new_base(), self.contender.versioned)
             configure_mappers()
             self.contender.after_models(self._models.base)
         return self._models
@@ -90,8 +121,12 @@ class Bench:
 
     @contextmanager
     def clock(self) -> Iterator[None]:
-        """Measure what is inside: ``time``, ``count`` (of statements) or ``memory``."""
+        """Measure what is inside: ``time``, ``count`` (of statements), ``steps`` or ``memory``."""
         measured = self.measured
+        if self.measure == "steps":
+            with counting_steps(measured):
+                yield
+            return
         if self.measure == "count":
 
             def seen(conn: Any, cursor: Any, statement: str, *args: Any) -> None:
@@ -124,18 +159,24 @@ class Bench:
 
     # Set-up
 
+    @contextmanager
+    def preparing(self) -> Iterator[Connection]:
+        """A transaction that no contender sees."""
+        with self.engine.begin() as connection, self.contender.unseen(connection):
+            yield connection
+
     def empty(self) -> None:
         """Make all tables anew."""
         metadata = self.models.base.metadata
         metadata.drop_all(self.engine)
-        metadata.create_all(self.engine)
+        self.contender.create_tables(metadata, self.engine)
         self.first = 0
         self._filled = None
 
     def fill(self, **rows: Sequence[Mapping[str, Any]]) -> None:
         """Empty the database, insert *rows* by table and give each one an open INSERT version."""
         self.empty()
-        with self.engine.begin() as connection:
+        with self.preparing() as connection:
             self.transactions(connection, 1)
             for name, values in rows.items():
                 self.insert(connection, self.tables[name], values)
@@ -151,7 +192,7 @@ class Bench:
     def transactions(self, connection: Connection, count: int) -> None:
         """Add transactions until there are *count*; they get the ids 1 to *count*."""
         table = self.tables.get("transaction")
-        if table is not None:
+        if table is not None and self.contender.same_tables:
             now = dt.datetime.now(dt.timezone.utc).replace(tzinfo=None)
             connection.execute(insert(table), [{"issued_at": now} for _ in range(count)])
         self.first = count

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import databases, report
+from benchmarks import databases, report, steps
 from benchmarks.__main__ import CONTENDERS as NAMES
 from benchmarks.__main__ import parser
 from benchmarks.contenders import CONTENDERS
-from benchmarks.environments import ROOT, python_of
+from benchmarks.environments import ROOT, draw, python_of
 from benchmarks.goals import Result
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -112,6 +112,8 @@ class Comparison:
             runs[1:1] = [("plain", size) for size in smaller]
         results = {run: Result(size=run[1]) for run in runs}
         measures = ["count"] + (["memory"] if workload.memory else [])
+        if self.short and not workload.fresh:
+            measures += ["steps", "steps"]  # the second one finds the statements compiled
         rounds = self.repeat * workload.rounds if workload.timed else 0
         for measure in measures:
             for run in runs:
@@ -127,6 +129,7 @@ class Comparison:
                 reference = results["plain", size]
                 result.plain_seconds = list(reference.seconds)
                 result.plain_statements = reference.statements
+                result.plain_steps = reference.steps
                 result.plain_peak, result.plain_kept = reference.peak, reference.kept
         return {name: results[name, size] for name, size in sizes.items()}
 
@@ -152,14 +155,17 @@ class Comparison:
         if measure == "count":
             result.statements = answer["statements"]
             result.missed = answer.get("missed", [])
+        elif measure == "steps":
+            result.steps = answer["steps"]
         elif measure == "memory":
             result.peak, result.kept = answer["peak"], answer["kept"]
         else:
             result.seconds.append(answer["seconds"])
 
 
-def failures(database: str, results: dict[str, dict[str, Result]]) -> list[str]:
-    """What ours did that no noise can explain: errors, wrong rows, too many statements."""
+def failures(about: report.About, results: dict[str, dict[str, Result]]) -> list[str]:
+    """What ours did that no noise can explain: errors, wrong rows, too many statements or steps."""
+    known = steps.known(about)
     found = []
     for name, by_contender in results.items():
         ours = by_contender.get("ours")
@@ -168,31 +174,37 @@ def failures(database: str, results: dict[str, dict[str, Result]]) -> list[str]:
         if ours.error is not None:
             found.append(f"{name}: {ours.error}")
         found += [f"{name}: {missed}" for missed in ours.missed]
-        budget = WORKLOADS[name].statements(ours.size, database)
+        budget = WORKLOADS[name].statements(ours.size, about.database)
         added = ours.added_statements
         if budget is not None and added is not None and added > budget:
             found.append(f"{name}: {added} statements added, {budget} allowed")
+        if name in known and steps.is_worse(ours.added_steps, known[name]):
+            found.append(
+                f"{name}: {ours.added_steps:,} steps of Python added, {known[name]:,} known; "
+                f"if that has to be, run python -m benchmarks --short --keep-steps"
+            )
     return found
 
 
 def main() -> int:
     """Compare, print, write; 1 when ours failed at something other than speed."""
     options = parser().parse_args()
-    asked = options.workloads or list(WORKLOADS)
+    asked = options.workloads or [name for name in WORKLOADS if not name.startswith("S")]
     chosen = [name for name in WORKLOADS if name in asked]
     unknown = [name for name in asked if name not in WORKLOADS]
     if unknown:
         print(f"no workload {unknown[0]!r}; there are {', '.join(WORKLOADS)}", file=sys.stderr)
         return 2
     wanted = options.contenders or (["plain", "ours"] if options.short else NAMES)
-    names = [name for name in NAMES if name in wanted or name == "plain"]
+    contenders = [name for name in NAMES if name in wanted or name == "plain"]
     pythons = {
         environment: python_of(environment, options.sqlalchemy)
-        for environment in {CONTENDERS[name].environment for name in names}
+        for environment in {CONTENDERS[name].environment for name in contenders}
     }
     output = options.output or (None if options.short else ROOT / "docs" / "benchmarks")
     failed: list[str] = []
     for database in options.database:
+        names = [name for name in contenders if CONTENDERS[name].works_on(database)]
         for strategy in options.strategy:
             with databases.made(database, names) as urls:
                 workers = {
@@ -222,10 +234,12 @@ def main() -> int:
                 sqlalchemy=workers["plain"].sqlalchemy,
                 server=databases.describe(database),
             )
-            failed += failures(database, results)
+            if options.keep_steps:
+                steps.keep(about, results)
+            failed += failures(about, results)
             print(report.text(about, results))
             if output is not None:
-                report.write(Path(output), about, results)
+                draw(report.write(Path(output), about, results))
     for failure in failed:
         print(f"FAILED {failure}", file=sys.stderr)
     return 1 if failed else 0

@@ -10,26 +10,33 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Column,
+    Connection,
     DateTime,
+    Engine,
     Index,
     Integer,
+    MetaData,
     SmallInteger,
     String,
     Table,
     bindparam,
+    event,
     func,
     insert,
     or_,
     select,
+    text,
     update,
 )
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import DeclarativeBase, Mapper, Session, attributes, object_mapper
 
 INSERT, UPDATE, DELETE = 0, 1, 2
 
@@ -45,9 +52,19 @@ class Contender:
     scale: Mapping[str, float] = {}
     #: Workloads that it takes no part in.
     skips: frozenset[str] = frozenset({"import", "R1", "R2", "R3", "R4"})
+    #: Kinds of database that it works on; None: on all of them.
+    databases: frozenset[str] | None = None
+    #: Whether its history is in the tables ``transaction`` and ``*_version``, so that rows can be
+    #: prepared for it.
+    same_tables = True
 
     def __init__(self, strategy: str) -> None:
         self.strategy = strategy
+
+    @classmethod
+    def works_on(cls, database: str) -> bool:
+        """Whether it knows this kind of database."""
+        return cls.databases is None or database in cls.databases
 
     def load(self) -> None:
         """Import the library."""
@@ -55,8 +72,28 @@ class Contender:
     def before_models(self) -> None:
         """Switch versioning on."""
 
+    def new_base(self) -> type[DeclarativeBase]:
+        """The base class of the models."""
+
+        class Base(DeclarativeBase):
+            pass
+
+        return Base
+
     def after_models(self, base: type[DeclarativeBase]) -> None:
         """Called when the models are declared and configured."""
+
+    def create_tables(self, metadata: MetaData, engine: Engine) -> None:
+        """Create all tables of *metadata*."""
+        metadata.create_all(engine)
+
+    def unseen(self, connection: Connection) -> AbstractContextManager[None]:
+        """No trigger sees what is done inside."""
+        return nullcontext()
+
+    def other_rows(self, connection: Connection) -> Mapping[str, Mapping[str, int]] | None:
+        """What it recorded, by table and operation, where that is not in the same tables."""
+        return None
 
     def flush(
         self,
@@ -208,19 +245,113 @@ class Handwritten(Contender):
         return select(version).join(last, on).where(version.c.operation_type != DELETE)
 
 
+class Floor(Handwritten):
+    """The least that could be done, by somebody who knows what the workload changes.
+
+    The events that a recorder has to listen to are listened to, and nothing is done there; then each
+    table gets the SQL that fits it best, past SQLAlchemy, through the driver's cursor. Nothing is
+    found out, checked, or kept for later flushes.
+    """
+
+    name = "floor"
+    skips = Handwritten.skips | {"W9", "R5"}
+
+    def after_models(self, base: type[DeclarativeBase]) -> None:
+        super().after_models(base)
+        for name in ("after_begin", "before_flush", "after_flush", "do_orm_execute"):
+            event.listen(Session, name, _listen_only)
+        event.listen(Session, "after_commit", _listen_only)
+        event.listen(Session, "after_transaction_end", _listen_only)
+        for name in ("before_execute", "before_cursor_execute", "after_execute", "handle_error"):
+            event.listen(Engine, name, _listen_only)
+
+    def flush(
+        self,
+        session: Session,
+        *,
+        inserted: Sequence[Any] = (),
+        updated: Sequence[Any] = (),
+        deleted: Sequence[Any] = (),
+        linked: tuple[Table, Sequence[Mapping[str, Any]]] | None = None,
+    ) -> None:
+        session.flush()
+        connection = session.connection()
+        self._kind = connection.dialect.name
+        cursor = connection.connection.cursor()
+        now = dt.datetime.now(dt.timezone.utc).replace(tzinfo=None)
+        quoted = connection.dialect.identifier_preparer.format_table(self.transaction)
+        insert_row = f"INSERT INTO {quoted} (issued_at) VALUES ({self._mark()})"
+        if self._kind == "postgresql":
+            cursor.execute(f"{insert_row} RETURNING id", [now])
+            tx = cursor.fetchone()[0]
+        else:
+            cursor.execute(insert_row, [now.isoformat(" ")])
+            tx = cursor.lastrowid
+        changed: dict[tuple[Table, int], list[int]] = {}
+        for operation, objects in ((INSERT, inserted), (UPDATE, updated), (DELETE, deleted)):
+            for instance in objects:
+                key = instance.__dict__["id"]
+                changed.setdefault((instance.__table__, operation), []).append(key)
+        for (table, operation), keys in changed.items():
+            version, columns = self.versions[table].name, ", ".join(self.names[table])
+            which, parameters = self._which(keys)
+            if operation != INSERT and self.strategy == "validity":
+                cursor.execute(
+                    f"UPDATE {version} SET end_transaction_id = {tx} "
+                    f"WHERE id {which} AND end_transaction_id IS NULL",
+                    parameters,
+                )
+            source = table.name if operation != DELETE else version
+            where = f"id {which}"
+            if operation == DELETE:
+                where += f" AND end_transaction_id = {tx}"
+            cursor.execute(
+                f"INSERT INTO {version} ({columns}, transaction_id, operation_type) "
+                f"SELECT {columns}, {tx}, {operation} FROM {source} WHERE {where}",
+                parameters,
+            )
+        if linked is not None:
+            table, links = linked
+            names = self.names[table]
+            cursor.executemany(
+                f"INSERT INTO {self.versions[table].name} ({', '.join(names)}, transaction_id, "
+                f"operation_type) VALUES ({', '.join([self._mark()] * len(names))}, {tx}, 0)",
+                [tuple(link[name] for name in names) for link in links],
+            )
+
+    def _mark(self) -> str:
+        return "?" if self._kind == "sqlite" else "%s"
+
+    def _which(self, keys: list[int]) -> tuple[str, Sequence[Any]]:
+        """What follows the name of a key that is one of *keys*."""
+        if len(keys) == 1:
+            return f"= {self._mark()}", keys
+        if self._kind == "sqlite":
+            return "IN (SELECT value FROM json_each(?))", [json.dumps(keys)]
+        if self._kind == "postgresql":
+            return "= ANY(%s)", [keys]
+        return f"IN ({', '.join(map(str, keys))})", ()
+
+
+def _listen_only(*arguments: Any) -> None:
+    pass
+
+
 class Library(Contender):
     """A library with the surface of sqlalchemy-history and Continuum."""
 
     versioned = True
     skips = frozenset()
     package: str
+    options: Mapping[str, Any] = {}
 
     def load(self) -> None:
         self.library: Any = importlib.import_module(self.package)
 
     def before_models(self) -> None:
         self.load()
-        self.library.make_versioned(user_cls=None, options={"strategy": self.strategy})
+        options = {"strategy": self.strategy, **self.options}
+        self.library.make_versioned(user_cls=None, options=options)
 
     def version_class(self, model: Any) -> Any:
         return self.library.version_class(model)
@@ -249,10 +380,33 @@ class Ours(Library):
 
     def eager(self, collection: Any) -> Sequence[Any]:
         orm: Any = importlib.import_module("sqlalchemy.orm")
-        return (orm.selectinload(collection),)
+        # selectinload() takes one statement for each 500 versions, this one a single one
+        return (orm.subqueryload(collection),)
 
     def as_of(self, model: Any, transaction: int) -> Any:
         return self.library.as_of(model, transaction)
+
+
+#: What triggers do not change, or what needs an old history beneath triggers.
+NOT_OF_TRIGGERS = frozenset({"W10", "import", "R1", "R2", "R3", "R4", "R5"})
+
+
+class OursNative(Ours):
+    """The same with triggers as the recorders."""
+
+    name = "ours-native"
+    options: Mapping[str, Any] = {"native_versioning": True}
+    skips = NOT_OF_TRIGGERS
+
+    @contextmanager
+    def unseen(self, connection: Connection) -> Iterator[None]:
+        native: Any = importlib.import_module("sqlalchemy_history.native")
+        tables = [plan.parent for plan in self.library.versioning_manager.native.table_plans()]
+        for table in tables:
+            native.drop_triggers(connection, table)
+        yield
+        for table in tables:
+            native.create_triggers(connection, table)
 
 
 class History(Library):
@@ -273,8 +427,138 @@ class Continuum(Library):
     scale = {"W11": 0.1}
 
 
+@contextmanager
+def as_replica(connection: Connection) -> Iterator[None]:
+    """PostgreSQL's triggers are off."""
+    connection.execute(text("SET session_replication_role = replica"))
+    yield
+    connection.execute(text("SET session_replication_role = origin"))
+
+
+class ContinuumNative(Continuum):
+    """SQLAlchemy-Continuum with its triggers."""
+
+    name = "continuum-native"
+    options: Mapping[str, Any] = {"native_versioning": True}
+    databases = frozenset({"postgresql"})
+    skips = NOT_OF_TRIGGERS
+
+    def unseen(self, connection: Connection) -> AbstractContextManager[None]:
+        return as_replica(connection)
+
+
+class PostgreSQLAudit(Contender):
+    """PostgreSQL-Audit: triggers write one table of JSON documents."""
+
+    name = "postgresql-audit"
+    environment = "postgresql-audit"
+    versioned = True
+    databases = frozenset({"postgresql"})
+    same_tables = False
+    skips = NOT_OF_TRIGGERS - {"W10", "import"}
+
+    def load(self) -> None:
+        self.library: Any = importlib.import_module("postgresql_audit")
+
+    def new_base(self) -> type[DeclarativeBase]:
+        base = super().new_base()
+        self.load()
+        manager: Any = self.library.VersioningManager()
+        manager.init(base)
+        return base
+
+    def create_tables(self, metadata: MetaData, engine: Engine) -> None:
+        # the functions that the other tables need are created after these
+        metadata.create_all(engine, [metadata.tables[name] for name in ("transaction", "activity")])
+        metadata.create_all(engine)
+
+    def unseen(self, connection: Connection) -> AbstractContextManager[None]:
+        return as_replica(connection)
+
+    def other_rows(self, connection: Connection) -> Mapping[str, Mapping[str, int]]:
+        counted = text(
+            "SELECT table_name, verb, count(*) FROM activity "
+            "WHERE verb = 'delete' OR changed_data <> '{}' GROUP BY table_name, verb"
+        )
+        found: dict[str, dict[str, int]] = {}
+        for table, verb, count in connection.execute(counted):
+            found.setdefault(table, {})[verb] = count
+        return found
+
+
+class Recipe(Contender):
+    """The idea of the ``versioned_history`` recipe of SQLAlchemy's documentation, done anew.
+
+    Before a flush, each changed or deleted object adds an object of a history class, which holds
+    its former values and version number; the live row counts its versions. Nothing says which
+    changes belong together, and association rows have no history.
+    """
+
+    name = "recipe"
+    same_tables = False
+    skips = frozenset({"W9", "W10", "import", "R1", "R2", "R3", "R4", "R5"})
+
+    def after_models(self, base: type[DeclarativeBase]) -> None:
+        self._history = {mapper.class_: self._mapped(mapper) for mapper in base.registry.mappers}
+        event.listen(Session, "before_flush", self._before_flush)
+
+    def _mapped(self, mapper: Mapper[Any]) -> type[Any]:
+        """The history class of a mapper; its table gets the column ``version``."""
+        live: Any = mapper.local_table
+        number = Column("version", Integer, server_default="1", nullable=False)
+        live.append_column(number)
+        mapper.add_property("version", number)
+        columns = [
+            Column(column.name, column.type, primary_key=column.primary_key, autoincrement=False)
+            for column in live.columns
+            if column.name != "version"
+        ]
+        columns.append(Column("version", Integer, primary_key=True, autoincrement=False))
+        columns.append(Column("changed", DateTime, default=dt.datetime.now))
+        table = Table(f"{live.name}_history", live.metadata, *columns)
+        made = type(f"{mapper.class_.__name__}History", (), {})
+        mapper.registry.map_imperatively(made, table)
+        return made
+
+    def _before_flush(self, session: Session, flush_context: Any, instances: Any) -> None:
+        for instance in list(session.dirty):
+            self._keep(session, instance, deleted=False)
+        for instance in list(session.deleted):
+            self._keep(session, instance, deleted=True)
+
+    def _keep(self, session: Session, instance: Any, *, deleted: bool) -> None:
+        history = self._history.get(type(instance))
+        if history is None:
+            return
+        values, changed = {}, deleted
+        for prop in object_mapper(instance).column_attrs:
+            added, unchanged, removed = attributes.get_history(instance, prop.key)
+            changed = changed or bool(added or removed)
+            values[prop.key] = (removed or unchanged or added or [None])[0]
+        if not changed:
+            return
+        former = history()
+        for key, value in values.items():
+            setattr(former, key, value)
+        session.add(former)
+        if not deleted:
+            instance.version = former.version + 1
+
+
 CONTENDERS: dict[str, type[Contender]] = {
-    contender.name: contender for contender in (Contender, Handwritten, Ours, History, Continuum)
+    contender.name: contender
+    for contender in (
+        Contender,
+        Handwritten,
+        Floor,
+        Recipe,
+        Ours,
+        OursNative,
+        History,
+        Continuum,
+        ContinuumNative,
+        PostgreSQLAudit,
+    )
 }
 
 

@@ -70,19 +70,31 @@ def made(database: str, names: Sequence[str]) -> Iterator[dict[str, str]]:
 @contextmanager
 def _on_server(database: str, name: str) -> Iterator[str]:
     url = server_url(database)
-    mine = f"history_benchmark_{os.getpid()}_{name}"
+    mine = f"history_benchmark_{os.getpid()}_{name.replace('-', '_')}"
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {mine}"))
         if database == "postgresql":  # CPU and round trips are measured, not the disk
             connection.execute(text(f"ALTER DATABASE {mine} SET synchronous_commit = off"))
+    there = url.set(database=mine)
+    if database == "postgresql":
+        _add_extensions(there)
     try:
-        yield url.set(database=mine).render_as_string(hide_password=False)
+        yield there.render_as_string(hide_password=False)
     finally:
         with engine.connect() as connection:
             force = " WITH (FORCE)" if database == "postgresql" else ""
             connection.execute(text(f"DROP DATABASE IF EXISTS {mine}{force}"))
         engine.dispose()
+
+
+def _add_extensions(url: URL) -> None:
+    """What triggers of other libraries need."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for name in ("hstore", "btree_gist"):
+            connection.execute(text(f"CREATE EXTENSION IF NOT EXISTS {name}"))
+    engine.dispose()
 
 
 def describe(database: str) -> str:

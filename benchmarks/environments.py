@@ -22,6 +22,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "core": (),
     "history": ("SQLAlchemy-History==2.2.1",),
     "continuum": ("SQLAlchemy-Continuum==2.0.0",),
+    "postgresql-audit": ("PostgreSQL-Audit==0.18.0",),
+    "plot": ("matplotlib==3.10.*",),
 }
 
 
@@ -44,3 +46,9 @@ def python_of(name: str, sqlalchemy: str) -> Path:
     subprocess.run([*pip, *requirements], check=True)
     stamp.write_text("\n".join(requirements), encoding="utf-8")
     return python
+
+
+def draw(data: Path) -> None:
+    """Draw the plot of the figures in *data*, next to it."""
+    python = python_of("plot", "2.0.58")
+    subprocess.run([str(python), "-m", "benchmarks.plot", str(data)], cwd=ROOT, check=True)

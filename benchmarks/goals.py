@@ -21,6 +21,8 @@ class Result:
     plain_seconds: list[float] = field(default_factory=list)
     statements: int | None = None
     plain_statements: int | None = None
+    steps: int | None = None
+    plain_steps: int | None = None
     peak: int | None = None
     plain_peak: int | None = None
     kept: int | None = None
@@ -34,6 +36,11 @@ class Result:
         if self.statements is None:
             return None
         return self.statements - (self.plain_statements or 0)
+
+    @property
+    def added_steps(self) -> int | None:
+        """Instructions of bytecode, counted likewise."""
+        return None if self.steps is None else self.steps - (self.plain_steps or 0)
 
 
 MEGABYTE = 1_000_000

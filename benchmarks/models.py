@@ -28,11 +28,8 @@ class Models:
     article_tag: Table
 
 
-def declare(versioned: bool) -> Models:
-    """Declare the models on a Base of their own."""
-
-    class Base(DeclarativeBase):
-        pass
+def declare(Base: Any, versioned: bool) -> Models:
+    """Declare the models on *Base*, which is theirs alone."""
 
     class Item(Base):
         __tablename__ = "item"
@@ -84,12 +81,8 @@ def declare(versioned: bool) -> Models:
     return Models(Base, Item, Article, Comment, Tag, wide, article_tag)
 
 
-def declare_many(count: int, versioned: bool) -> list[Any]:
+def declare_many(Base: Any, count: int, versioned: bool) -> list[Any]:
     """Declare *count* classes of eight columns, each with a foreign key to the one before."""
-
-    class Base(DeclarativeBase):
-        pass
-
     classes = []
     for number in range(count):
         columns: dict[str, Any] = {f"c{c}": mapped_column(String(50)) for c in range(6)}

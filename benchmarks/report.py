@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import datetime as dt
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.databases import TITLES
 from benchmarks.goals import FIGURES, Figure, Result, added_kept, milliseconds
@@ -23,15 +25,16 @@ INDEX = """\
 Benchmarks
 ==========
 
-Written by ``python -m benchmarks``; see its ``--help`` to make the same tables on your machine.
-``plain`` is the same ORM work without versioning, ``handwritten`` adds the best that a careful
-user writes without a library.
+Written by ``python -m benchmarks``; see its ``--help`` to make the same tables on your machine:
+it needs Python and, for the servers, their addresses in ``HISTORY_POSTGRESQL_URL`` and
+``HISTORY_MARIADB_URL``. ``plain`` is the same ORM work without versioning, ``handwritten`` adds the
+best that a careful user writes without a library, ``recipe`` is the ``versioned_history`` example of
+SQLAlchemy's documentation done anew, ``ours-native`` records by triggers.
 
 .. toctree::
    :glob:
 
-   *-*
-   growth
+   *
 """
 
 
@@ -73,8 +76,8 @@ def machine(sqlalchemy: str, server: str) -> dict[str, str]:
     }
 
 
-def write(folder: Path, about: About, results: Results) -> None:
-    """Write the page and the data of one comparison, and the index of all."""
+def write(folder: Path, about: About, results: Results) -> Path:
+    """Write the page and the data of one comparison, and the index of all; where the data is."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{about.database}-{about.strategy}"
     data = {
@@ -99,9 +102,28 @@ def write(folder: Path, about: About, results: Results) -> None:
         },
     }
     content = json.dumps(data, indent=1, sort_keys=True)
-    (folder / f"{stem}.json").write_text(content + "\n", encoding="utf-8")
-    (folder / f"{stem}.rst").write_text(text(about, results), encoding="utf-8")
+    write_comparison(folder / f"{stem}.csv", data)
+    path = folder / f"{stem}.json"
+    path.write_text(content + "\n", encoding="utf-8")
+    image = f"\n.. image:: {stem}.svg\n   :alt: The figures in x plain, by contender\n"
+    (folder / f"{stem}.rst").write_text(text(about, results) + image, encoding="utf-8")
     (folder / "index.rst").write_text(INDEX, encoding="utf-8")
+    return path
+
+
+def write_comparison(path: Path, data: Mapping[str, Any]) -> None:
+    """A short table for people who compare libraries: times x plain, of who writes the same rows."""
+    shown = [name for name in ("handwritten", "ours", *PEERS) if name in data["contenders"]]
+    rows = [["work", *shown]]
+    for figure in data["figures"]:
+        if figure["unit"] == "x plain" and figure["workload"].startswith("W"):
+            workload = WORKLOADS[figure["workload"]]
+            size = max(result["size"] for result in data["results"][workload.name].values())
+            values = (figure["values"].get(name) for name in shown)
+            cells = ["-" if value is None else number(value) for value in values]
+            rows.append([f"{workload.title} ({size:,})", *cells])
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def text(about: About, results: Results) -> str:

@@ -11,11 +11,12 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from benchmarks.bench import Bench
+from benchmarks.bench import OPERATIONS, Bench, Rows
 from benchmarks.contenders import CONTENDERS
 from benchmarks.workloads import WORKLOADS
 
@@ -38,24 +39,40 @@ def run(bench: Bench, request: Request) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "seconds": measured.seconds,
         "statements": len(measured.statements),
+        "steps": measured.steps,
         "peak": measured.peak,
         "kept": measured.kept,
     }
-    if request.measure == "count" and expected is not None and "transaction" in bench.tables:
-        answer["missed"] = differences(expected, bench.written(), bench.contender.strategy)
+    if request.measure == "count" and expected is not None:
+        answer["missed"] = missed(bench, expected)
     return answer
 
 
+def missed(bench: Bench, expected: Rows) -> list[str]:
+    """What the contender did not record, or too often."""
+    if bench.contender.same_tables:
+        if "transaction" not in bench.tables:
+            return []
+        closes = bench.contender.strategy == "validity"
+        return differences(expected, bench.written(), (*OPERATIONS.values(), *["closed"] * closes))
+    with bench.engine.connect() as connection:
+        found = bench.contender.other_rows(connection)
+    if found is None:
+        return []
+    expected = {name: rows for name, rows in expected.items() if name != "transaction"}
+    return differences(expected, found, OPERATIONS.values())
+
+
 def differences(
-    expected: dict[str, dict[str, int]], found: dict[str, dict[str, int]], strategy: str
+    expected: Mapping[str, Mapping[str, int]],
+    found: Mapping[str, Mapping[str, int]],
+    kinds: Iterable[str],
 ) -> list[str]:
     """What is missing of the expected rows, or too much, in words."""
     result = []
-    for table in sorted(expected | found):
+    for table in sorted({*expected, *found}):
         wanted, there = expected.get(table, {}), found.get(table, {})
-        for kind in ("insert", "update", "delete", "closed"):
-            if kind == "closed" and strategy != "validity":
-                continue
+        for kind in kinds:
             difference = there.get(kind, 0) - wanted.get(kind, 0)
             if difference:
                 word = "missing" if difference < 0 else "too many"

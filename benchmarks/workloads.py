@@ -207,7 +207,7 @@ def bulk_update(bench: Bench, n: int) -> Rows:
 def declare_models(bench: Bench, n: int) -> None:
     bench.contender.before_models()
     with bench.clock():
-        classes = declare_many(n, bench.versioned)
+        classes = declare_many(bench.contender.new_base(), n, bench.versioned)
         configure_mappers()
     assert len(classes) == n
 
@@ -264,7 +264,7 @@ def attach_tags(bench: Bench, n: int) -> Rows:
     models = bench.models
     many = -(-n // 20)
     bench.empty()
-    with bench.engine.begin() as connection:
+    with bench.preparing() as connection:
         bench.transactions(connection, 2)
         for name, rows in {
             "article": [{"title": f"article {number}"} for number in range(many + 1)],
@@ -308,7 +308,7 @@ def _history_of_one(bench: Bench, n: int) -> None:
             return
         bench.empty()
         table = bench.tables["item"]
-        with bench.engine.begin() as connection:
+        with bench.preparing() as connection:
             bench.transactions(connection, n)
             bench.insert(connection, table, [item(n)])
             version = bench.tables["item_version"]
@@ -370,7 +370,7 @@ def collections(bench: Bench, n: int) -> None:
         if needed:
             bench.empty()
             article, comment = bench.tables["article"], bench.tables["comment"]
-            with bench.engine.begin() as connection:
+            with bench.preparing() as connection:
                 bench.transactions(connection, 10)
                 bench.insert(connection, article, [{"title": f"a {i}"} for i in range(many)])
                 made = [{"body": f"{i}", "article_id": 1 + i % many} for i in range(3 * many)]
@@ -407,7 +407,7 @@ def whole_table(bench: Bench, n: int) -> None:
         if needed:
             bench.empty()
             table = bench.tables["item"]
-            with bench.engine.begin() as connection:
+            with bench.preparing() as connection:
                 bench.transactions(connection, 10 * spread)
                 bench.insert(connection, table, items(n))
                 for k in range(10):
@@ -421,3 +421,66 @@ def whole_table(bench: Bench, n: int) -> None:
     with bench.session() as session, bench.clock():
         count, _ = session.execute(query).one()
     assert count == n, f"{count} rows instead of {n}"
+
+
+# Scale: what benchmarks.scale looks at in several sizes
+
+
+@workload("S1", "flushes of one update in one transaction", size=100, short=10, budget=None)
+def many_flushes(bench: Bench, n: int) -> None:
+    bench.fill(item=items(100))
+    with bench.session() as session:
+        objects = loaded(session, bench.models.Item)
+        with bench.clock():
+            for number in range(n):
+                objects[number % 100].score += 1
+                session.flush()
+            session.commit()
+
+
+@workload("S2", "transactions of one update among so many models", size=100, short=5, fresh=True)
+def among_models(bench: Bench, n: int) -> None:
+    bench.contender.before_models()
+    classes = declare_many(bench.contender.new_base(), n, bench.versioned)
+    metadata = classes[0].metadata
+    bench.contender.create_tables(metadata, bench.engine)
+    with bench.session() as session:
+        objects = [classes[number * n // 10](c0="a") for number in range(10)]
+        session.add_all(objects)
+        session.commit()
+        for instance in objects:  # statements are compiled
+            instance.c0 = "b"
+            session.commit()
+        with bench.clock():
+            for number in range(200):
+                objects[number % 10].c0 = f"{number}"
+                session.commit()
+    metadata.drop_all(bench.engine)
+
+
+@workload("S3", "update 1,000 objects in a history of so many versions", size=10_000, short=10_000)
+def in_history(bench: Bench, n: int) -> None:
+    """Each tenth version is the open one of its object; the history grows by those of each run."""
+    many = n // 10
+    with bench.filled_once(("history", n)) as needed:
+        if needed:
+            bench.empty()
+            table = bench.tables["item"]
+            with bench.preparing() as connection:
+                bench.transactions(connection, 10)
+                bench.insert(connection, table, items(many))
+                for tx in range(1, 11):
+                    operation = INSERT if tx == 1 else UPDATE
+                    end = literal(tx + 1) if tx < 10 else None
+                    bench.add_versions(connection, "item", select(table), tx, operation, end)
+            bench.settle()
+    Item = bench.models.Item
+    with bench.session() as session:
+        step = max(1, many // 1_000)
+        statement = select(Item).where(Item.id % step == 0).order_by(Item.id).limit(1_000)
+        objects = session.scalars(statement).all()
+        assert len(objects) == min(many, 1_000)
+        with bench.clock():
+            for instance in objects:
+                instance.score += 1
+            session.commit()
