@@ -15,6 +15,8 @@
     article.versions[0].revert()
 """
 
+from typing import TYPE_CHECKING
+
 from .changeset import AttributeChange, Changeset, Diff, RelationChange
 from .config import Options, OptionsDict
 from .context import transaction_context, versioning_disabled
@@ -29,7 +31,6 @@ from .exc import (
     UntrackedWriteWarning,
     VersioningError,
 )
-from .history import TimelineEntry, blame, diff, timeline, transaction_at
 from .inspection import (
     changeset,
     end_tx_attr,
@@ -51,28 +52,60 @@ from .inspection import (
     versioned_column_properties,
     versioned_objects,
 )
-from .maintenance import (
-    Finding,
-    HistoryStats,
-    Progress,
-    Repair,
-    backfill,
-    count_versions,
-    prune,
-    redact,
-    repair,
-    stats,
-    vacuum,
-    verify,
-)
 from .manager import VersioningManager, make_versioned, remove_versioning, versioning_manager
+from .on_demand import on_demand
 from .operation import Operation
 from .query import as_of, versions_between
 from .revert import Reverted, RevertReport
 from .time_machine import ReadOnlyError, TimeMachine, time_machine
 from .transaction import TransactionBase, TransactionFactory
-from .undo import Conflict, RevertConflict, UndoReport, revert_transaction
 from .unit_of_work import UnitOfWork
+from .version import VersionBase
+from .versions import Versioned
+
+if TYPE_CHECKING:
+    from .history import TimelineEntry, blame, diff, timeline, transaction_at
+    from .maintenance.backfill import backfill
+    from .maintenance.findings import Finding, verify
+    from .maintenance.prune import prune, vacuum
+    from .maintenance.redact import redact
+    from .maintenance.repair import Repair, repair
+    from .maintenance.stats import HistoryStats, count_versions, stats
+    from .maintenance.upkeep import Progress
+    from .undo import Conflict, RevertConflict, UndoReport, revert_transaction
+else:
+    __getattr__, __dir__ = on_demand(
+        __name__,
+        {
+            "history": (
+                "TimelineEntry",
+                "blame",
+                "diff",
+                "timeline",
+                "transaction_at",
+            ),
+            "maintenance": (
+                "Finding",
+                "HistoryStats",
+                "Progress",
+                "Repair",
+                "backfill",
+                "count_versions",
+                "prune",
+                "redact",
+                "repair",
+                "stats",
+                "vacuum",
+                "verify",
+            ),
+            "undo": (
+                "Conflict",
+                "RevertConflict",
+                "UndoReport",
+                "revert_transaction",
+            ),
+        },
+    )
 
 __version__ = "1.0.0.dev0"
 
@@ -107,6 +140,8 @@ __all__ = [
     "UnitOfWork",
     "UntrackedWrite",
     "UntrackedWriteWarning",
+    "VersionBase",
+    "Versioned",
     "VersioningError",
     "VersioningManager",
     "as_of",

@@ -37,6 +37,7 @@ from sqlalchemy import (
     FromClause,
     Join,
     Table,
+    UniqueConstraint,
     bindparam,
     cast,
     not_,
@@ -45,9 +46,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql import operators, visitors
-from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList
+from sqlalchemy.sql.elements import (
+    BinaryExpression,
+    BindParameter,
+    BooleanClauseList,
+    ClauseElement,
+)
 
-from .capture import flushed_keys, note_association
+from .capture import flushed_keys, inserted_values, note_association
 from .cascades import Cascade, Cascades
 from .compare import identical
 from .keys import KeyFormat
@@ -95,8 +101,7 @@ class Statements:
         self._recorders: dict[Writer, Recorder] = {}
         self._cascades = Cascades(self._captured_plan_of)
         self._native_cascades = Cascades(self._native_plan_of)
-        #: versioned tables by their names in lower case, and for how many that was made
-        #: plans by the name of their table, and for which models
+        #: for which models, and their plans by the name of the table in lower case
         self._names: tuple[tuple[Any, ...], dict[str, TablePlan]] = ((), {})
 
     def plan_of(self, table: Any) -> TablePlan | None:
@@ -127,6 +132,8 @@ class Statements:
         plan = self.plan_of(table)
         if plan is None:
             self.warn_of_other(statement.table)
+        else:
+            self._lock_flushed(unit, plan, statement, rows)
         if self._manager.native.plans:
             if self._is_native(plan, table):
                 self._manager.native.about_to_write(unit)
@@ -158,6 +165,31 @@ class Statements:
             raise
         return under_way.statement
 
+    def _lock_flushed(
+        self, unit: ConnectionUnit, plan: TablePlan, statement: Any, rows: Parameters
+    ) -> None:
+        """A flush writes objects of several tables: their rows in the root table are locked first.
+
+        A change of any part of an object writes versions of all parts, so two flushes that write
+        different tables must not go on side by side. It is the lock that is taken first also by who
+        changes the root table, so that all take them in one order.
+        """
+        if len(plan.hierarchy) == 1 or statement.is_insert or not unit.work.is_flushing:
+            return
+        writer, root = self._manager.writer(unit.connection), plan.hierarchy[0]
+        keys = self._flushed_keys(unit, root, "lock") if writer.locks else ()
+        if plan is root and statement.is_update and len(rows or [{}]) == len(keys):
+            return  # the statement locks them all
+        writer.lock(unit, root, keys, keeps_keys=statement.is_update)
+
+    def _flushed_keys(self, unit: ConnectionUnit, root: TablePlan, what: str) -> Sequence[Key]:
+        """What the flush under way changes or deletes in ``root``; nothing when asked once more."""
+        seen = unit.work.flush_context.attributes.setdefault((self, unit.connection, what), set())
+        if root in seen:
+            return ()
+        seen.add(root)
+        return flushed_keys(unit.work, self._manager.models.plans, root)
+
     def _keep_old(
         self, unit: ConnectionUnit, plan: TablePlan | None, statement: Any, rows: Parameters
     ) -> None:
@@ -176,12 +208,8 @@ class Statements:
             keys = given_keys(columns, statement._where_criteria, rows) or []
             recorder.keep_old_of(unit, plan, keys)
             return
-        root, flush = plan.hierarchy[0], unit.work.flush_context
-        seen = flush.attributes.setdefault((self, unit.connection), set())
-        if root not in seen:
-            seen.add(root)
-            keys = flushed_keys(unit.work, self._manager.models.plans, root)
-            recorder.keep_old_of(unit, root, keys)
+        root = plan.hierarchy[0]
+        recorder.keep_old_of(unit, root, self._flushed_keys(unit, root, "baseline"))
 
     def _is_native(self, plan: TablePlan | None, table: Any) -> bool:
         """Triggers record what a statement does to ``table``, or the database with it to others."""
@@ -214,7 +242,8 @@ class Statements:
     def _abandon(self, unit: ConnectionUnit) -> None:
         """The statement under way, if there is one, never came to its end."""
         under_way, unit.under_way = unit.under_way, None
-        if under_way is not None:
+        # a connection that is lost has lost its transaction, too
+        if under_way is not None and not unit.connection.invalidated:
             # a deadlock may have undone the whole transaction, and the savepoint with it
             with contextlib.suppress(DBAPIError):
                 under_way.recorder.failed(unit, under_way)
@@ -329,6 +358,9 @@ class _Insert(_UnderWay):
         many = len(rows) > 1
         self._changes_others = statement._post_values_clause is not None
         self._changes_others |= bool(statement._prefixes)
+        if self._changes_others and self.plan.options.baseline:
+            for target in self._in_conflict(statement, rows):
+                self.recorder.keep_old(self.unit, target)
         self._keys_of = self._of_parameters
         plain_values = statement.select is None and not statement._multi_values
         if plain_values and not self._changes_others and _are_given(statement, rows[0], columns):
@@ -359,6 +391,25 @@ class _Insert(_UnderWay):
                 "give the keys, insert the rows one by one, or add objects to the session",
             )
         return statement
+
+    def _in_conflict(self, statement: Any, rows: Parameters) -> Iterator[Target]:
+        """The rows that have the primary key, or other unique values, of a row to be inserted."""
+        live = self.plan.parent
+        if statement.select is not None:
+            return
+        values = list(inserted_values(statement, rows))
+        for columns in unique_columns(live):
+            given = [[row.get(c.key) for c in columns] for row in values]
+            keys = [as_key(key) for key in given if not any(map(_is_unknown, key))]
+            if keys:
+                format_ = KeyFormat(self.recorder.dialect, columns)
+                for portion in format_.portions(list(dict.fromkeys(keys))):
+                    yield Target(
+                        plan=self.plan,
+                        live=live,
+                        where=(format_.many(columns, "unique"),),
+                        parameters=format_.many_parameters(portion, "unique"),
+                    )
 
     def end(self, result: CursorResult[Any]) -> None:
         keys = list(dict.fromkeys(self._keys_of(result)))
@@ -451,6 +502,19 @@ class _Change(_UnderWay):
         self.refresh = False
         self.found = 0
 
+    def lock_root(self, matching: Rows) -> None:
+        """The rows belong to objects of several tables: see ``Statements._lock_flushed()``."""
+        plan = self.plan
+        if plan is None or not self.recorder.locks or self.in_flush:
+            return
+        root = plan.hierarchy[0]
+        if plan is not root:
+            keys = matching.select(*plan.keys_of(matching.live))
+            where = (self.recorder.one_of(root.keys_of(root.parent), keys),)
+            self.recorder.lock(
+                self.unit, dataclasses.replace(matching, live=root.parent, where=where)
+            )
+
     def rows_of(self, core: Any, rows: Parameters) -> list[Rows]:
         """The rows that match, by parameters."""
         live = core.statement.table
@@ -478,7 +542,7 @@ class _Change(_UnderWay):
         if unit.tx is None:
             return
         recorded = cascade.recorded
-        if self.plan in self.known:
+        if self.plan is not None and self.plan in self.known:
             recorded[self.plan] = None
         self.written = dict.fromkeys(recorded)
         self.amended = not self.known.isdisjoint(recorded)
@@ -503,23 +567,23 @@ class _Delete(_Change):
         plan, recorder = self.plan, self.recorder
         core = resolved(statement, recorder.dialect)
         table = parent_table(core.statement.table)
-        limited = False
+        target: Target | None = None
         for matching in self.rows_of(core, rows):
             if plan is None:
                 recorder.lock(self.unit, matching)
                 without = self._hierarchy(table) if self.in_flush else ()
                 self.cascade.delete(table, matching, without=without)
                 continue
+            self.lock_root(matching)
             target = _as_target(plan, matching)
             if self.in_flush:
                 target = target.only(recorder.had_version(target))
             self.found += self.cascade.record_deleted(target)
-            limited = True
         if plan is None:
             return statement
         if self.found:
             self.cascade.delete(table, self.cascade.recorded_rows(plan))
-        if not limited or recorder.serial:
+        if target is None or recorder.serial:
             return statement
         limit = recorder.limit(self.unit, target)
         if self.in_flush:
@@ -576,6 +640,8 @@ class _Update(_Change):
             columns = [column for column, _ in plan.keys]
             self._keys = given_keys(columns, core.statement._where_criteria, rows)
             if self._keys is not None:
+                if plan is not plan.hierarchy[0]:
+                    recorder.writer.lock(self.unit, plan.hierarchy[0], self._keys)
                 if plan.options.baseline:
                     recorder.keep_old_of(self.unit, plan, self._keys)
                 return statement
@@ -598,9 +664,12 @@ class _Update(_Change):
         wanted: set[str] = set()
         if not (core._extra_froms or _is_limited(statement)):
             wanted = sets.keys() & (versioned.keys() | changing)
-        targets = []
+        targets: list[Target] = []
+        values: Mapping[str, Any] = {}
         for row in rows:
             [matching] = self.rows_of(core, [row])
+            matching = dataclasses.replace(matching, keeps_keys=not (new_keys or changing))
+            self.lock_root(matching)
             values = self._new_values(statement, live, sets, wanted, row)
             targets.append(dataclasses.replace(_as_target(plan, matching), values=values))
         foreseen = bool(values) and not unset and not self._has_triggers(targets)
@@ -630,9 +699,10 @@ class _Update(_Change):
                 self.cascade.update(plan.parent, touched, changing)
         if recorder.serial:
             return statement
-        limit = recorder.limit(unit, target)
+        last = targets[-1]
+        limit = recorder.limit(unit, last)
         if foreseen and len(rows) == 1:
-            limit = or_(limit, not_(self._changed(target)))
+            limit = or_(limit, not_(self._changed(last)))
         return statement.where(limit)
 
     def _changed(self, target: Target) -> ColumnElement[bool]:
@@ -745,8 +815,30 @@ def is_ordered(statement: Any) -> bool:
     )
 
 
+def unique_columns(table: Table) -> Iterator[Sequence[Column[Any]]]:
+    """The columns of the primary key, and of each of the other unique keys."""
+    yield list(table.primary_key.columns)
+    for constraint in table.constraints:
+        if isinstance(constraint, UniqueConstraint):
+            yield list(constraint.columns)
+    for index in table.indexes:
+        if index.unique and len(index.columns) == len(index.expressions):
+            yield list(index.columns)
+
+
+def _is_unknown(value: Any) -> bool:
+    """NULL is equal to nothing; what an expression gives only the database knows."""
+    return value is None or isinstance(value, ClauseElement)
+
+
 def _as_target(plan: TablePlan, rows: Rows) -> Target:
-    return Target(plan=plan, live=rows.live, where=rows.where, parameters=rows.parameters)
+    return Target(
+        plan=plan,
+        live=rows.live,
+        where=rows.where,
+        parameters=rows.parameters,
+        keeps_keys=rows.keeps_keys,
+    )
 
 
 def criteria(core: Any) -> tuple[ColumnElement[bool], ...]:

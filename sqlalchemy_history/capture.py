@@ -215,7 +215,7 @@ def note_association(
     if isinstance(statement, Insert):
         if statement.select is not None or statement._post_values_clause is not None:
             return False
-        for values in _inserted_values(statement, rows):
+        for values in inserted_values(statement, rows):
             _note(unit, plan, Operation.INSERT, values)
         return True
     if not isinstance(statement, Delete):
@@ -247,7 +247,7 @@ def _note(unit: ConnectionUnit, plan: TablePlan, operation: int, values: Mapping
         noted[key] = Operation.UPDATE
 
 
-def _inserted_values(
+def inserted_values(
     statement: Insert, rows: Sequence[Mapping[str, Any]]
 ) -> Iterable[Mapping[str, Any]]:
     """The values of each row that ``statement`` inserts, as far as it names them."""

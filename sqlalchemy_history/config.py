@@ -22,7 +22,10 @@ StrategyName = Literal["validity", "subquery"]
 
 
 class OptionsDict(TypedDict, total=False):
-    """The keys of ``make_versioned(options=)`` and of ``__versioned__``."""
+    """The keys of ``make_versioned(options=)`` and of ``__versioned__``, all optional.
+
+    A type checker finds misspelled ones in ``__versioned__: ClassVar[OptionsDict] = {...}``.
+    """
 
     versioning: bool
     base_classes: tuple[type, ...] | None
@@ -108,7 +111,7 @@ class Options:
     native_versioning: bool = False
     baseline: bool = False
 
-    def merged(self, overrides: Mapping[str, Any], where: str) -> Options:
+    def merged(self, overrides: OptionsDict | Mapping[str, Any], where: str) -> Options:
         """These options with ``overrides`` laid over them.
 
         :param where: what the overrides are, for messages: ``"Article.__versioned__"``.

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 CONTEXT_KEY: Final = "transaction_context"
 
 _DISABLED_KEY: Final = "sqlalchemy_history.disabled"
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class _Frame(NamedTuple):
@@ -85,7 +88,7 @@ class transaction_context:  # noqa: N801
     async def __aexit__(self, *error: object) -> None:
         self.__exit__(*error)
 
-    def __call__(self, func: Any) -> Any:
+    def __call__(self, func: _Function) -> _Function:
         """Decorate ``func``.
 
         :raises TypeError: for a generator function and a class: what they are about runs after the
@@ -113,7 +116,8 @@ class transaction_context:  # noqa: N801
             with self:
                 return await func(*args, **kwargs)
 
-        return call_coroutine_function if inspect.iscoroutinefunction(func) else call
+        wrapped = call_coroutine_function if inspect.iscoroutinefunction(func) else call
+        return cast("_Function", wrapped)
 
 
 _RUN_LATER: Final = (inspect.isgeneratorfunction, inspect.isasyncgenfunction, inspect.isclass)

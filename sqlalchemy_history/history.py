@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, overload
 
 from sqlalchemy import inspect, select
 from sqlalchemy.orm import Session, joinedload, object_session
+from typing_extensions import TypeVar
 
 from . import query
 from .changeset import AttributeChange, Changeset, Diff, RelationChange, changeset_of
@@ -21,22 +22,32 @@ from .plan import ClassPlan, all_registries, class_plan
 from .query import plan_of
 from .revert import Tree, as_it_was, relation_tree, targets_of
 
+if TYPE_CHECKING:
+    from .versions import Versioned
+
+#: a version class, as in ``Versioned[V]``
+V = TypeVar("V", default=Any)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class TimelineEntry:
+class TimelineEntry(Generic[V]):
     """One step of an object's history.
 
     :ivar changeset: ``{attribute: [value before, value now]}``; what it was deleted with is not
         a change, so that of a DELETE is empty.
     """
 
-    version: Any
+    version: V
     transaction: Any
     operation_type: int
     changeset: Changeset
 
 
-def timeline(session: Session, obj: Any) -> list[TimelineEntry]:
+@overload
+def timeline(session: Session, obj: Versioned[V]) -> list[TimelineEntry[V]]: ...
+@overload
+def timeline(session: Session, obj: Any) -> list[TimelineEntry[Any]]: ...
+def timeline(session: Session, obj: Any) -> list[TimelineEntry[Any]]:
     """The versions of one object, the oldest first, with transaction and changeset: one statement.
 
     :param obj: a live object, or any version of the object.
@@ -69,7 +80,7 @@ def transaction_at(session: Session, at: dt.datetime, model: Any = None) -> Any:
 
     :param at: an aware datetime.
     :param model: a versioned class whose manager is meant, needed where there is more than one.
-    :raises TypeError: if ``at`` is naive.
+    :raises TypeError: if ``at`` is naive, or no datetime.
     :raises VersioningError: if it is not clear whose transactions are meant.
     """
     cls: Any = _transaction_class(model)

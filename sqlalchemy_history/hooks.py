@@ -1,6 +1,7 @@
 """The one door for plugins: which hooks there are, and what they are given.
 
-A plugin is a subclass of :class:`Plugin` that overrides the hooks it wants. Hooks work on sets, as
+A plugin is a subclass of :class:`Plugin` that overrides the hooks it wants, or any object that has
+all of them: :class:`Plugin` is a protocol. Hooks work on sets, as
 the writing does: :meth:`Plugin.after_write` comes once per flush (or bulk statement) and
 connection, with the tables that were written; what a plugin stores, it stores with SQL over those
 versions::
@@ -29,7 +30,7 @@ from collections.abc import (
     MutableSequence,
     Sequence,
 )
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, overload, runtime_checkable
 
 from .config import nearest
 from .exc import ImproperlyConfigured
@@ -103,14 +104,17 @@ class Written:
         )
 
 
-class Plugin:
-    """Base of plugins: the hooks, each of which does nothing."""
+@runtime_checkable
+class Plugin(Protocol):
+    """The protocol of plugins, and their base: the hooks, each of which does nothing."""
 
     def build_classes(self, manager: VersioningManager, in_registry: registry) -> None:
         """The Transaction class was made, in ``in_registry``: make what refers to it."""
+        return None
 
     def class_versioned(self, plan: ClassPlan) -> None:
         """A class was made versioned: its version table is there, its version class maybe not."""
+        return None
 
     def version_columns(
         self, parent: Table, columns: Sequence[Column[Any]]
@@ -127,11 +131,13 @@ class Plugin:
 
     def after_write(self, written: Written) -> None:
         """Versions were written, amended or taken back."""
+        return None
 
     def transaction_moved(
         self, session: Session, connection: Connection, old: int, new: int | None
     ) -> None:
         """The transaction ``old`` now has the id ``new``, or is gone: what refers to it follows."""
+        return None
 
     def redacted(
         self, session: Session, plan: ClassPlan, key: Key, columns: Sequence[Column[Any]]
@@ -140,6 +146,7 @@ class Plugin:
 
         :param columns: the columns of the live tables of which the values were erased.
         """
+        return None
 
 
 __all__ = ["HOOKS", "TX", "Plugin", "PluginCollection", "Written"]
@@ -159,9 +166,12 @@ class PluginCollection(MutableSequence[Plugin]):
 did you mean 'after_write'? A method that is no hook starts with an underscore
     """
 
-    def __init__(self, plugins: Iterable[Plugin] = ()) -> None:
+    def __init__(
+        self, plugins: Iterable[Plugin] = (), added: Callable[[Plugin], None] | None = None
+    ) -> None:
         self._plugins: list[Plugin] = []
         self._hooks: dict[str, tuple[Any, ...]] = {}
+        self._added = added
         self.extend(plugins)
 
     def hooks(self, name: str) -> tuple[Any, ...]:
@@ -175,6 +185,11 @@ did you mean 'after_write'? A method that is no hook starts with an underscore
                 if getattr(type(plugin), name) is not nothing
             )
         return found
+
+    def _check(self, plugin: Any) -> None:
+        _check(plugin)
+        if self._added is not None:
+            self._added(plugin)
 
     def __len__(self) -> int:
         return len(self._plugins)
@@ -191,7 +206,7 @@ did you mean 'after_write'? A method that is no hook starts with an underscore
 
     def __setitem__(self, index: Any, value: Any) -> None:
         for plugin in value if isinstance(index, slice) else (value,):
-            _check(plugin)
+            self._check(plugin)
         self._plugins[index] = value
         self._hooks.clear()
 
@@ -204,21 +219,22 @@ did you mean 'after_write'? A method that is no hook starts with an underscore
 
         :raises ImproperlyConfigured: if it is no plugin, or has a hook that does not exist.
         """
-        _check(value)
+        self._check(value)
         self._plugins.insert(index, value)
         self._hooks.clear()
 
     def __eq__(self, other: object) -> bool:
         return list(self) == list(other) if isinstance(other, Iterable) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # as list has it
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._plugins!r})"
 
 
 def _check(plugin: Any) -> None:
-    if not isinstance(plugin, Plugin):
+    # a class has the hooks as well
+    if isinstance(plugin, type) or not isinstance(plugin, Plugin):
         advice = " (an instance, not the class)" if isinstance(plugin, type) else ""
         raise ImproperlyConfigured(
             f"{plugin!r} is no plugin: give an instance of a subclass of Plugin{advice}"

@@ -6,7 +6,7 @@ Nothing here runs SQL or flushes, but for :func:`version_obj`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from sqlalchemy import Table, inspect
 from sqlalchemy.ext.associationproxy import AssociationProxyExtensionType
@@ -30,11 +30,16 @@ from .plan import (
     table_plan,
 )
 from .query import plan_of
+from .versions import V, Versioned
 
 if TYPE_CHECKING:
     from .manager import VersioningManager
 
 
+@overload
+def version_class(model: type[Versioned[V]] | Versioned[V]) -> type[V]: ...
+@overload
+def version_class(model: Any) -> type[Any]: ...
 def version_class(model: Any) -> type[Any]:
     """The version class of a versioned class (or of an alias or an object of one).
 
@@ -222,6 +227,10 @@ def is_session_modified(session: Session) -> bool:
     )
 
 
+@overload
+def version_obj(session: Session, parent: Versioned[V]) -> V | None: ...
+@overload
+def version_obj(session: Session, parent: Any) -> Any: ...
 def version_obj(session: Session, parent: Any) -> Any:
     """The version that the session's present transaction has made of ``parent``, or None.
 

@@ -51,8 +51,9 @@ class KeyFormat:
         if dialect.name == "mssql" and self._width > 1:
             self._kind = "openjson"  # it has no row values to look for in a list
         self._portion = _PORTIONS.get(self._kind, 1_000_000) // self._width
-        if dialect.name in ("mysql", "mariadb") and self._width > 1:
-            # its optimizer takes time that grows with the square of a list of row values
+        if dialect.name in ("mysql", "mariadb") and self._width > 1 and _have_index(columns):
+            # where it may choose between the primary key and another index, its optimizer takes time
+            # that grows with the square of a list of row values
             self._portion = 100
 
     def one(self, columns: Sequence[ColumnElement[Any]], name: str) -> ColumnElement[bool]:
@@ -139,6 +140,13 @@ class KeyFormat:
             ]
             for key in keys
         ]
+
+
+def _have_index(columns: Sequence[Column[Any]]) -> bool:
+    """An index starts with one of ``columns`` that is not the first, as the primary key is."""
+    others = {column.key for column in columns[1:]}
+    indexes = columns[0].table.indexes
+    return any(index.columns[0].key in others for index in indexes if len(index.columns))
 
 
 def _parameter(name: str) -> str:

@@ -82,8 +82,8 @@ class Latest(ColumnElement[bool]):
 
     def __init__(self, plan: TablePlan, v: FromClause, at: ColumnElement[Any]) -> None:
         self.plan = plan
-        self.keys = tuple(plan.keys_of(v))
-        self.tx = plan.tx_of(v)
+        self.keys: tuple[ColumnElement[Any], ...] = tuple(plan.keys_of(v))
+        self.tx: ColumnElement[int] = plan.tx_of(v)
         self.at = at
 
     @property

@@ -10,13 +10,15 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache
+from inspect import signature
 from typing import Any
 
 from sqlalchemy import Connection, Engine, MetaData, Table, event, select
 from sqlalchemy.orm import Mapper, ORMExecuteState, Session, SessionTransaction, registry
 
 from . import bulk, capture, stamp
-from .config import Options, nearest
+from .config import Options, OptionsDict, nearest
 from .context import CONTEXT_KEY, current_context, is_disabled
 from .exc import (
     ClassNotVersioned,
@@ -25,7 +27,7 @@ from .exc import (
     UntrackedWrite,
     UntrackedWriteWarning,
 )
-from .hooks import PluginCollection, Written
+from .hooks import Plugin, PluginCollection, Written
 from .models import Models, all_mappers, wants_versions
 from .native import Native
 from .plan import CHAINS_KEY, UNSEEN, ClassPlan, Key, TablePlan, class_plan, configure_mappers_of
@@ -52,19 +54,22 @@ class VersioningManager:
         self,
         user_cls: type[Any] | str | None = None,
         transaction_cls: Any = None,
-        options: Mapping[str, Any] | None = None,
-        plugins: Iterable[Any] = (),
+        options: OptionsDict | None = None,
+        plugins: Iterable[Plugin] = (),
     ) -> None:
         self.user_cls = user_cls
         self.transaction_cls: Any = transaction_cls or TransactionFactory()
         self._factory = self.transaction_cls
-        self._plugins = PluginCollection(plugins)
+        #: the Transaction class for which the plugins have made their classes, and which have
+        self._plugins_built: type[Any] | None = None
+        self._built: list[Plugin] = []
+        self._plugins = PluginCollection(plugins, self._take_in)
         #: the classes that ActivityPlugin and ChangeLogPlugin make
         self.activity_cls: Any = None
         self.changelog_cls: Any = None
         self._options = Options().merged(options or {}, "VersioningManager(options=)")
-        self.native = Native(self)
-        self.models = Models(self)
+        self.native: Native = Native(self)
+        self.models: Models = Models(self)
         # the flush asks for them by class and by table
         self._plans = self.models.plans
         self._captured = self.models.captured
@@ -91,8 +96,6 @@ class VersioningManager:
         self._tracked: list[Tracked] = []
         #: the tables of the Transaction class and of plugins, which each database needs
         self.shared_tables: list[Table] = []
-        #: the Transaction class for which the plugins have made their classes
-        self._plugins_built: type[Any] | None = None
         #: from a connection to the unit of work of its session, which the session keeps
         self._works: weakref.WeakKeyDictionary[Connection, weakref.ref[UnitOfWork]] = (
             weakref.WeakKeyDictionary()
@@ -106,7 +109,7 @@ class VersioningManager:
         return self._options
 
     @options.setter
-    def options(self, value: Options | Mapping[str, Any]) -> None:
+    def options(self, value: Options | OptionsDict) -> None:
         self._options = (
             value
             if isinstance(value, Options)
@@ -119,8 +122,8 @@ class VersioningManager:
         return self._plugins
 
     @plugins.setter
-    def plugins(self, value: Iterable[Any]) -> None:
-        self._plugins = PluginCollection(value)
+    def plugins(self, value: Iterable[Plugin]) -> None:
+        self._plugins = PluginCollection(value, self._take_in)
 
     # -- start and stop
 
@@ -170,6 +173,7 @@ class VersioningManager:
         self._statements.forget()
         self._said.clear()
         self._plugins_built = None
+        self._built = []
         self.shared_tables = []
         self.transaction_cls = self._factory
 
@@ -225,13 +229,29 @@ class VersioningManager:
         made: Any = self.transaction_cls
         made.__versioning_manager__ = self
         if self._plugins_built is not made:
-            self._plugins_built = made
-            in_registry = made.__mapper__.registry
-            known = set(in_registry.metadata.tables.values())
-            for build_classes in self.plugins.hooks("build_classes"):
-                build_classes(self, in_registry)
-            tables = in_registry.metadata.tables.values()
-            self.shared_tables = [made.__table__, *(t for t in tables if t not in known)]
+            self._plugins_built, self._built = made, []
+            self.shared_tables = [made.__table__]
+            for plugin in self.plugins:
+                self._build(plugin)
+
+    def _build(self, plugin: Plugin) -> None:
+        in_registry = self.transaction_cls.__mapper__.registry
+        known = set(in_registry.metadata.tables.values())
+        plugin.build_classes(self, in_registry)
+        self._built.append(plugin)
+        self.shared_tables += (t for t in in_registry.metadata.tables.values() if t not in known)
+
+    def _take_in(self, plugin: Plugin) -> None:
+        """A plugin that comes when mappers have configured makes its classes now."""
+        if self._plugins_built is None or any(known is plugin for known in self._built):
+            return
+        for name in ("class_versioned", "version_columns"):
+            if self._plans and getattr(type(plugin), name) is not getattr(Plugin, name):
+                raise ImproperlyConfigured(
+                    f"{type(plugin).__name__} comes too late: it has to do with version tables, "
+                    f"which are made; give it to make_versioned() before mappers configure"
+                )
+        self._build(plugin)
 
     def resolve_user_cls(self, in_registry: registry) -> Mapper[Any] | None:
         """The mapper of ``user_cls``.
@@ -376,14 +396,15 @@ class VersioningManager:
     def _choose_bind(self, execute_state: ORMExecuteState) -> None:
         """History is where the live rows are, also in a session that has binds for classes alone."""
         session, mapper = execute_state.session, execute_state.bind_mapper
-        if type(session).get_bind is not Session.get_bind or "bind" in execute_state.bind_arguments:
+        get_bind = type(session).get_bind
+        if "bind" in execute_state.bind_arguments or not _takes_bind(get_bind):
             return  # somebody else chooses
         plan: ClassPlan | None = getattr(getattr(mapper, "class_", None), "__version_plan__", None)
         if mapper is not None and mapper.class_ is self.transaction_cls:
             loaded_from = execute_state.lazy_loaded_from if execute_state.is_select else None
             if loaded_from is not None:
                 plan = class_plan(loaded_from.class_)
-            elif session.bind is None:
+            elif session.bind is None and get_bind is Session.get_bind:
                 plan = next(iter(self._plans.values()), None)
         if plan is not None:
             execute_state.bind_arguments["bind"] = session.get_bind(plan.mapper)
@@ -421,6 +442,8 @@ class VersioningManager:
 
     def _follow_triggers(self, session: Session) -> None:
         """What somebody holds or has said of a transaction goes where a trigger has moved it."""
+        if not self.native.plans:
+            return
         work: UnitOfWork | None = session.info.get(self)
         for unit in () if work is None else work.connections.values():
             if unit.keep_transaction:
@@ -577,13 +600,12 @@ class VersioningManager:
         context: Any,
         executemany: bool,
     ) -> tuple[str, Any]:
-        compiled = context.compiled
-        is_text = compiled is None or context.is_text
-        if is_text or (not context.isddl and compiled.ctes):
-            tables = written_tables(sql) if is_text else hidden_writes(compiled)
+        compiled = None if context.is_text else context.compiled
+        if compiled is None or (not context.isddl and compiled.ctes):
+            tables = written_tables(sql) if compiled is None else hidden_writes(compiled)
             work = self._work_of(connection, context.execution_options) if tables else None
             if work is not None:
-                self._statements.warn_of(work.connection_unit(connection), tables, is_text)
+                self._statements.warn_of(work.connection_unit(connection), tables, compiled is None)
         return sql, parameters
 
     def _handle_error(self, context: Any) -> None:
@@ -654,6 +676,15 @@ def _added_by_configuring(metadata: MetaData, event_arguments: dict[str, Any]) -
     return [table for table in metadata.tables.values() if table not in known]
 
 
+@cache
+def _takes_bind(get_bind: Callable[..., Any]) -> bool:
+    """Whether ``get_bind()`` of a session class can be told what was chosen."""
+    parameters = signature(get_bind).parameters
+    return "bind" in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+
+
 def _level_of_user() -> int:
     """How many frames up the code is that is neither ours nor SQLAlchemy's."""
     level, frame = 1, sys._getframe(1)
@@ -664,15 +695,15 @@ def _level_of_user() -> int:
 
 
 #: the default manager: what ``make_versioned()`` starts
-versioning_manager = VersioningManager(user_cls="User")
+versioning_manager: VersioningManager = VersioningManager(user_cls="User")
 
 
 def make_versioned(
     mapper: Any = Mapper,
     session: Any = Session,
     manager: VersioningManager = versioning_manager,
-    plugins: Iterable[Any] | None = None,
-    options: Mapping[str, Any] | None = None,
+    plugins: Iterable[Plugin] | None = None,
+    options: OptionsDict | None = None,
     user_cls: type[Any] | str | None = "User",
 ) -> None:
     """Record the history of every model that has a ``__versioned__``.

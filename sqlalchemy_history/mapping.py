@@ -46,7 +46,7 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.sql import visitors
 
-from .config import Options, nearest
+from .config import RECORDED_BY_PLUGIN, Options, nearest
 from .exc import ImproperlyConfigured
 from .plan import INFO_KEY, ClassPlan, TablePlan
 from .relationships import NoHistory, expression_then
@@ -103,6 +103,8 @@ def check_names(mapper: Mapper[Any], options: Options) -> None:
     attributes = {p.key for p in mapper.iterate_properties} | set(mapper.all_orm_descriptors.keys())
     # what is inherited, from a mixin for example, may name attributes that others have
     own = cls.__dict__.get("__versioned__", {})
+    if RECORDED_BY_PLUGIN in own:
+        own = {}  # it was set up before, and this is what the plugin made of what is inherited
     for name in (*own.get("exclude", ()), *own.get("include", ())):
         if name not in attributes:
             raise ImproperlyConfigured(

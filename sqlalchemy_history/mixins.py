@@ -225,7 +225,8 @@ def _before_update(mapper: Mapper[Any], connection: Connection, obj: Any) -> Non
 
 def _before_insert(mapper: Mapper[Any], connection: Connection, obj: Any) -> None:
     if isinstance(obj, ChangeTrackingMixin) and len(mapper.tables) > 1 and not obj.changes:
-        values = inspect(obj).dict
+        state: Any = inspect(obj)
+        values = state.dict
         names = [n for n in counted_attributes(mapper) if values.get(n) is not None]
         obj.changes = dict.fromkeys(names, _text(now_of(connection)))
 
@@ -309,7 +310,7 @@ def _touch(session: Session, now: datetime.datetime) -> None:
     if not _touching:
         return
     for obj in session.identity_map.values():
-        state: InstanceState[Any] = inspect(obj)
+        state: Any = inspect(obj)
         if state.modified and isinstance(obj, LastModifiedMixin) and type(obj) in _touching:
             for name in obj.__last_modified_relations__:
                 if name not in state.committed_state:

@@ -144,7 +144,7 @@ class EntityColumns:
         ]
         if root.end is not None:
             names.append(options.end_transaction_column_name)
-        self.c = {name: getattr(entity, name) for name in names}
+        self.c: dict[str, Any] = {name: getattr(entity, name) for name in names}
         for (column, _), name in zip(root.keys, plan.key_attributes, strict=True):
             self.c[column.key] = getattr(entity, name)
 

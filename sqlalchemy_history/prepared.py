@@ -21,6 +21,8 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, CursorResult, Dialect, Executable
 
+_PACKAGE: Final = __name__.partition(".")[0]
+
 #: dialects that take a parameter as it is, with what type information it needs in the SQL itself
 _PLAIN: Final = ("sqlite", "postgresql", "mysql", "mariadb")
 
@@ -99,7 +101,7 @@ def is_quiet(connection: Connection) -> bool:
         or dialect.dispatch.do_execute
         or dispatch.after_cursor_execute
         or any(
-            not listener.__module__.startswith(__package__)
+            not listener.__module__.startswith(_PACKAGE)
             for listener in dispatch.before_cursor_execute
         )
     )

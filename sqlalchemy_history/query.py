@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, cast, overload
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Executable,
+    GenerativeSelect,
     Select,
     SelectBase,
     and_,
@@ -37,8 +38,30 @@ from sqlalchemy.sql import visitors
 from .exc import ClassNotVersioned, VersioningError
 from .plan import MOMENT, ClassPlan, Key, class_of, class_plan, key_values
 
+if TYPE_CHECKING:
+    from .transaction import TransactionBase
+
+#: what a moment may be given as
+Moment: TypeAlias = "TransactionBase | VersionEntity | int | dt.datetime"
+
+#: a statement about versions, as SQLAlchemy types it: ``Select[V]``, or ``Select[tuple[V]]`` in 2.0
+Statement = TypeVar("Statement", bound=Select[Any])
+_Statement_co = TypeVar("_Statement_co", covariant=True)
+_Select = TypeVar("_Select", bound=GenerativeSelect)
+
 #: SQLAlchemy 2.0 applies ``with_loader_criteria()`` to what a SELECT lists, not to what it implies
 _SEES_LISTED_ONLY: Final = sqlalchemy_version.startswith("2.0.")
+
+
+class _Rows(Protocol[_Statement_co]):
+    def select(self) -> _Statement_co: ...
+
+
+class Selectable(Protocol[_Statement_co]):
+    """What has versions, or is one; for type checkers, which see by it how they are selected."""
+
+    @property
+    def _version_rows(self) -> _Rows[_Statement_co]: ...
 
 
 class VersionEntity:
@@ -83,7 +106,7 @@ def version_entity(entity: Any) -> tuple[ClassPlan, Any]:
     return plan, plan.version_class
 
 
-def moment(plan: ClassPlan, at: Any) -> Any:
+def moment(plan: ClassPlan, at: Moment) -> Any:
     """``at`` as something to compare transaction ids with.
 
     :param at: a Transaction, its id, a version (its transaction is meant), or an aware datetime:
@@ -100,7 +123,8 @@ def moment(plan: ClassPlan, at: Any) -> Any:
         )
     if isinstance(at, int) and not isinstance(at, bool):
         return at
-    if isinstance(at, plan.manager.transaction_cls):
+    transaction_cls: type[TransactionBase] = plan.manager.transaction_cls
+    if isinstance(at, transaction_cls):
         return at.id
     cls = class_of(at)
     version_plan = class_plan(cls) if cls is not None else None
@@ -116,10 +140,12 @@ def utc(at: dt.datetime, column: ColumnElement[Any]) -> dt.datetime:
 
     :raises TypeError: for a naive datetime, which could mean any timezone.
     """
+    if not isinstance(at, dt.datetime):
+        raise TypeError(f"{at!r} is no datetime; give one with a timezone")
     if at.tzinfo is None:
         raise TypeError(
-            f"{at!r} is naive, so it may mean any timezone; give it one, for example "
-            f"datetime.now(timezone.utc)"
+            f"{at!r} is naive, so it may mean any timezone; give it one: datetime.now(timezone.utc), "
+            f"or transaction.issued_at.replace(tzinfo=timezone.utc), which is stored as UTC"
         )
     at = at.astimezone(dt.timezone.utc)
     type_: Any = column.type
@@ -171,7 +197,13 @@ def show_moment(execute_state: ORMExecuteState) -> Any:
     return None
 
 
-def as_of(entity: Any, at: Any) -> Select[Any]:
+@overload
+def as_of(entity: _Select, at: Moment) -> _Select: ...
+@overload
+def as_of(entity: type[Selectable[Statement]], at: Moment) -> Statement: ...
+@overload
+def as_of(entity: type[object], at: Moment) -> Select[Any]: ...
+def as_of(entity: Any, at: Moment) -> Any:
     """A ``Select`` of the versions that were the live rows at ``at``.
 
     Relationships of what it loads, eager or lazy, however deep, show the same moment.
@@ -246,7 +278,7 @@ def _check_froms(statement: Select[Any]) -> None:
                 listed.update(_entities(element))
             # any() and has() list the table, and bring the condition themselves
             for element in part._from_obj:
-                parts: Iterable[Any] = visitors.iterate(element)
+                parts = cast("Iterable[Any]", visitors.iterate(element))
                 listed.update(found._deannotate() for found in parts)
             for element in part._where_criteria:
                 named.update(dict.fromkeys(_entities(element)))
@@ -272,7 +304,13 @@ def _entities(element: Any) -> Iterator[Any]:
             yield from _entities(child)
 
 
-def versions_between(entity: Any, since: Any, until: Any) -> Select[Any]:
+@overload
+def versions_between(
+    entity: type[Selectable[Statement]], since: Moment, until: Moment
+) -> Statement: ...
+@overload
+def versions_between(entity: type[object], since: Moment, until: Moment) -> Select[Any]: ...
+def versions_between(entity: Any, since: Moment, until: Moment) -> Any:
     """A ``Select`` of the versions made in ``[since, until)``, in the order they were made.
 
     :param since: as for :func:`as_of`; versions of that transaction are included.

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
+    Dialect,
     FromClause,
     Select,
     and_,
@@ -50,9 +51,6 @@ from .write import (
 #: the operation of a version that is going to be taken back; it never outlives its statement
 _VOID: Final = 3
 
-#: dialects that lock the rows of an INSERT ... SELECT ... FOR UPDATE
-_LOCKS: Final = ("postgresql", "mysql", "mariadb")
-
 #: inside of which a statement can fail and leave nothing behind; PostgreSQL gives up the transaction
 _SAVEPOINT: Final = "sqlalchemy_history"
 
@@ -71,12 +69,15 @@ class Rows:
     :ivar where: which rows; all conditions hold.
     :ivar values: the new value of each column that changes, by its key.
     :ivar parameters: values of the parameters that the conditions and the values leave open.
+    :ivar keeps_keys: nothing changes in them that another table may refer to, so on PostgreSQL who
+        inserts such a reference needs not wait, as with an UPDATE.
     """
 
     live: FromClause
     where: tuple[ColumnElement[bool], ...]
     values: Mapping[str, ColumnElement[Any]] = dataclasses.field(default_factory=dict)
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    keeps_keys: bool = False
 
     def only(self: R, *conditions: ColumnElement[bool]) -> R:
         """Those of the rows of which ``conditions`` hold too."""
@@ -88,7 +89,8 @@ class Rows:
 
     def select(self, *columns: Any) -> Select[Any]:
         """``columns`` of the rows."""
-        return plain(select(*columns).select_from(self.live).where(*self.where))
+        rows: Any = select(*columns)
+        return plain(rows.select_from(self.live).where(*self.where))
 
     def any(self) -> Select[Any]:
         """A one for each row."""
@@ -134,11 +136,11 @@ class Recorder:
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
-        self.dialect = writer.dialect
+        self.dialect: Dialect = writer.dialect
         #: nobody else writes between two of our statements
-        self.serial = writer.dialect.name == "sqlite"
+        self.serial: bool = writer.dialect.name == "sqlite"
         self._postgresql = writer.dialect.name == "postgresql"
-        self.locks = writer.dialect.name in _LOCKS
+        self.locks: bool = writer.locks
 
     # -- a statement that fails
 
@@ -199,7 +201,8 @@ class Recorder:
 
         Rows that this transaction has versioned before are left out. Returns how many were written.
 
-        :param is_locked: the transaction got its id after the rows were locked.
+        :param is_locked: the transaction got its id after the rows were locked; at READ COMMITTED
+            others may have joined them since.
         :param is_ours: the rows were changed by this transaction: nobody else can be in between.
         """
         plan = target.plan
@@ -210,7 +213,7 @@ class Recorder:
             target = target.only(~self.is_own(plan, target))
         if self._postgresql and plan.strategy.has_end and not plan.association:
             return self._record_at_once(unit, target, operation, new_row, is_ours)
-        return self._record_in_steps(unit, target, operation, new_row, is_locked)
+        return self._record_in_steps(unit, target, operation, new_row, is_locked, is_ours)
 
     # -- the option baseline
 
@@ -239,7 +242,8 @@ class Recorder:
         parameters = {**target.parameters, "history__tx": unit.tx}
         rows = dataclasses.replace(target, values={}, parameters=parameters)
         missing = _without_history(rows)
-        if connection.scalar(select(literal_column("1")).where(exists(missing.any())), parameters):
+        one: Any = select(literal_column("1"))
+        if connection.scalar(one.where(exists(missing.any())), parameters):
             self.lock(unit, rows)
             if unit.past is None:
                 unit.past = ConnectionUnit(connection, unit.work)
@@ -289,12 +293,15 @@ class Recorder:
         operation: ColumnElement[int],
         new_row: NewRow,
         is_locked: bool,
+        is_ours: bool = False,
     ) -> int:
         plan, v = target.plan, target.plan.version
+        is_newest = False
         if unit.tx is None:
             if not self.begin(unit, target, new_row()):
                 return 0
             is_locked = self.locks
+            is_newest = is_ours
         parameters = {**target.parameters, "history__tx": unit.tx}
         has_end = plan.strategy.has_end
         if self.serial and has_end:
@@ -324,8 +331,8 @@ class Recorder:
                     .values({plan.end: null()}),
                     {"history__tx": unit.tx},
                 )
-            if not is_locked:
-                self._stay_behind(unit, plan)
+            if not is_newest:
+                self._stay_behind(unit, plan, is_locked)
         return written
 
     def begin(
@@ -367,7 +374,9 @@ class Recorder:
     def _locked(self, rows: Select[Any], target: Rows) -> Select[Any]:
         if not self.locks or rows._distinct:
             return rows
-        return rows.with_for_update(of=target.live if self._postgresql else None)
+        if not self._postgresql:
+            return rows.with_for_update()
+        return rows.with_for_update(of=target.live, key_share=target.keeps_keys)
 
     def lock(self, unit: ConnectionUnit, rows: Rows) -> None:
         """Wait for whoever is changing the rows, or is about to refer to them."""
@@ -389,13 +398,23 @@ class Recorder:
             {"history__tx": unit.tx},
         )
 
-    def _stay_behind(self, unit: ConnectionUnit, plan: TablePlan) -> None:
-        """Move behind what was committed after our transaction got its id."""
+    def _stay_behind(self, unit: ConnectionUnit, plan: TablePlan, is_locked: bool) -> None:
+        """Move behind what was committed after our transaction got its id.
+
+        What our transaction has ended is its own, which a plain read shows as it is.
+
+        :param is_locked: the rows were locked before: what a plain read does not show, since it
+            was committed after our transaction began, can then be no version of them.
+        """
         own, other = plan.version.alias("own"), plan.version.alias("other")
         newer = select(func.max(plan.tx_of(other))).where(
             plan.tx_of(own) == TX, plan.same_key(own, other), plan.tx_of(other) > TX
         )
-        newest = unit.connection.scalar(self.writer.current(newer), {"history__tx": unit.tx})
+        if plan.strategy.has_end:
+            newer = newer.where(plan.end_of(other) == TX)
+        elif not is_locked:
+            newer = self.writer.current(newer)
+        newest = unit.connection.scalar(newer, {"history__tx": unit.tx})
         if newest is not None:
             self.writer.move_behind(unit, newest, [plan])
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     Alias,
@@ -233,8 +233,7 @@ def expression_then(plan: ClassPlan, expression: Any) -> Any:
         return version.c[_version_of(live.c[element.key]).key]
 
     adapted = visitors.replacement_traverse(expression, {}, replace)
-    parts: Iterable[Any] = visitors.iterate(adapted)
-    for part in parts:
+    for part in cast("Iterable[Any]", visitors.iterate(adapted)):
         for from_ in _listed(part.get_final_froms()) if isinstance(part, Select) else ():
             found = limited.pop(from_, None)
             if found is not None:

@@ -53,12 +53,15 @@ class Reverted:
     action: str
     changes: tuple[AttributeChange, ...] = ()
 
+    def __str__(self) -> str:
+        return "\n".join([f"{self.action} {self.object!r}", *(f"    {c}" for c in self.changes)])
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RevertReport:
     """What a revert did, object by object; the first one is the object of the version itself.
 
-    Other objects are listed only if something was done to them.
+    Other objects are listed only if something was done to them. Print it to read it.
     """
 
     objects: tuple[Reverted, ...]
@@ -69,11 +72,14 @@ class RevertReport:
         first = self.objects[0]
         return None if first.action == "deleted" else first.object
 
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.objects))
+
 
 def revert(
     version: Any, *, relations: Sequence[str] = (), only: Sequence[str] = ()
 ) -> RevertReport:
-    """See :meth:`sqlalchemy_history.version.VersionBase.revert`."""
+    """See :meth:`sqlalchemy_history.VersionBase.revert`."""
     session = object_session(version)
     if session is None:
         raise ReverterException(f"{version!r} is in no session; session.add() it before the revert")
@@ -299,8 +305,10 @@ class Reversal:
 
 def chosen_names(plan: ClassPlan, only: Iterable[str]) -> tuple[str, ...]:
     """The attributes to write back: those in ``only``, by default all that can be written."""
+    if isinstance(only, str):
+        raise ReverterException(f"only={only!r}: give a list of names")
     chosen = set(only)
-    for name in chosen - plan.attributes:
+    for name in sorted(chosen - plan.attributes):
         raise ReverterException(
             f"{plan.mapper.class_.__name__} has no versioned attribute {name!r}; "
             f"{nearest(name, plan.attributes)}"
@@ -529,7 +537,7 @@ class Reverter:
         self, obj: Any, visited_objects: Any = None, relations: Sequence[str] = ()
     ) -> None:
         self.obj = obj
-        self.relations = tuple(relations)
+        self.relations: tuple[str, ...] = tuple(relations)
 
     def __call__(self) -> Any:
         """The live object; None if the version says that it was deleted."""

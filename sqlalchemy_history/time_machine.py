@@ -41,9 +41,12 @@ from sqlalchemy.schema import ExecutableDDLElement
 
 from .exc import VersioningError
 from .plan import TablePlan, all_registries, class_of, class_plan
-from .query import moment
+from .query import Moment, moment
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+
     from .manager import VersioningManager
 
 #: what a statement may begin with
@@ -65,7 +68,12 @@ class ReadOnlyError(VersioningError):
     """Something was to be written in a :func:`time_machine`."""
 
 
-def time_machine(bind: Any, at: Any, *, manager: VersioningManager | None = None) -> TimeMachine:
+def time_machine(
+    bind: Engine | Connection | AsyncEngine | AsyncConnection,
+    at: Moment,
+    *,
+    manager: VersioningManager | None = None,
+) -> TimeMachine:
     """A context manager that gives a read-only session on the past.
 
     :param bind: an ``Engine`` or ``Connection``, for ``with`` and a ``Session``; or an
@@ -85,7 +93,7 @@ def time_machine(bind: Any, at: Any, *, manager: VersioningManager | None = None
 class TimeMachine:
     """What :func:`time_machine` returns; enter it once."""
 
-    def __init__(self, bind: Any, at: Any, manager: VersioningManager | None) -> None:
+    def __init__(self, bind: Any, at: Moment, manager: VersioningManager | None) -> None:
         configure_mappers()
         self._manager = manager or _manager_of(at)
         self._plans = self._manager.models.table_plans
@@ -113,13 +121,14 @@ class TimeMachine:
     def __exit__(self, *error: object) -> None:
         self._exit.__exit__(*error)  # type: ignore[arg-type]
 
-    async def __aenter__(self) -> Any:
+    async def __aenter__(self) -> AsyncSession:
         from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession  # noqa: PLC0415
 
         async with AsyncExitStack() as stack:
             connection = self._bind
             if not isinstance(connection, AsyncConnection):
                 connection = await stack.enter_async_context(connection.connect())
+            assert connection.sync_connection is not None
             past = _Past(connection.sync_connection, self._plans)
             stack.push_async_callback(connection.run_sync, lambda _: past.leave())
             await connection.run_sync(lambda _: past.enter(self._at))

@@ -149,6 +149,8 @@ def write_parents(
         changed = [as_key(row[:-1]) for row in rows if not row[-1]]
         hierarchy = one.parent.hierarchy
         if changed:
+            # their rows do not change, so nobody waits for us there
+            writer.lock(unit, hierarchy[0], changed)
             changes = Changes(updated=changed)
             writer.write(unit, dict.fromkeys(hierarchy, changes), new_row)
         elif of_child and amended:

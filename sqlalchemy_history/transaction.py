@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sqlalchemy import (
     BLANK_SCHEMA,
@@ -32,7 +32,7 @@ from sqlalchemy.orm import (
 from sqlalchemy.sql.elements import conv
 from sqlalchemy.types import TypeEngine
 
-from .config import nearest
+from .config import OptionsDict, nearest
 from .exc import ImproperlyConfigured, NoChangesAttribute
 
 if TYPE_CHECKING:
@@ -67,7 +67,12 @@ def collect_values(
 
 def utcnow() -> datetime.datetime:
     """Now, in UTC, naive: as ``issued_at`` is stored."""
-    return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+    return aware_utcnow().replace(tzinfo=None)
+
+
+def aware_utcnow() -> datetime.datetime:
+    """Now, in UTC, aware."""
+    return datetime.datetime.now(datetime.timezone.utc)
 
 
 class UTCDateTime(TypeDecorator[datetime.datetime]):
@@ -144,8 +149,16 @@ class TransactionBase:
     """
 
     __allow_unmapped__ = True
-    __versioned__ = {"versioning": False}
+    __versioned__: ClassVar[OptionsDict] = {"versioning": False}
     __versioning_manager__: VersioningManager
+
+    if TYPE_CHECKING:
+        # what the factory and the plugins give it, if they are asked to
+        remote_addr: Mapped[str | None]
+        user_id: Mapped[Any]
+        user: Mapped[Any]
+        meta: Any
+        changes: Mapped[list[Any]]
 
     @declared_attr
     def id(cls) -> Mapped[int]:  # noqa: N805
@@ -231,8 +244,7 @@ class TransactionFactory:
             )
         columns: list[Column[Any] | Index] = [_id_column(name, schema)]
         if self.timezone:
-            now = lambda: datetime.datetime.now(datetime.timezone.utc)  # noqa: E731
-            columns.append(Column("issued_at", AwareDateTime, default=now))
+            columns.append(Column("issued_at", AwareDateTime, default=aware_utcnow))
         else:
             columns.append(Column("issued_at", UTCDateTime(), default=utcnow))
         if self.remote_addr:

@@ -53,7 +53,7 @@ class RevertConflict(ReverterException):
             f"{len(conflicts)} later changes are in the way:\n{lines}\n"
             f"revert_transaction(..., overwrite=True) undoes them, too"
         )
-        self.conflicts = tuple(conflicts)
+        self.conflicts: tuple[Conflict, ...] = tuple(conflicts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,12 +63,7 @@ class UndoReport(RevertReport):
     conflicts: tuple[Conflict, ...] = ()
 
     def __str__(self) -> str:
-        lines = [
-            f"{one.action} {one.object!r}\n" + "".join(f"    {c}\n" for c in one.changes)
-            for one in self.objects
-        ]
-        lines.extend(f"conflict: {conflict}\n" for conflict in self.conflicts)
-        return "".join(lines)
+        return "\n".join([*map(str, self.objects), *(f"conflict: {c}" for c in self.conflicts)])
 
 
 @dataclasses.dataclass(slots=True)
@@ -367,7 +362,7 @@ def _referred_first(steps: list[_Step]) -> list[_Ordered]:
 
 
 def _references(step: _Step) -> Iterator[tuple[_Place, list[str], bool]]:
-    """The other rows that the step's row refers to: by which attributes, and whether with NULL."""
+    """The rows that the step's row refers to: by which attributes, and whether with NULL."""
     obj = step.live if step.state is None else step.state
     for table in step.plan.tables:
         for constraint in table.parent.foreign_key_constraints:
@@ -379,8 +374,11 @@ def _references(step: _Step) -> Iterator[tuple[_Place, list[str], bool]]:
             names = [step.plan.mapper.get_property_by_column(column).key for column in columns]
             values = tuple(getattr(obj, name) for name in names)
             place = other.hierarchy[0], values[0] if len(values) == 1 else values
-            if None not in values and place != step.place:
-                yield place, names, all(column.nullable for column in columns)
+            nullable = all(column.nullable for column in columns)
+            # a row that refers to itself can be made at once, but not be deleted by SQLAlchemy
+            in_the_way = place != step.place or (nullable and step.action == "deleted")
+            if None not in values and in_the_way:
+                yield place, names, nullable
 
 
 def _refers(steps: Iterable[_Step], to: _Step) -> bool:

@@ -159,18 +159,18 @@ class ConnectionUnit:
     )
 
     def __init__(self, connection: Connection, work: UnitOfWork) -> None:
-        self.connection = connection
-        self.work = work
+        self.connection: Connection = connection
+        self.work: UnitOfWork = work
         self.saved: dict[ClassPlan, Saved] = {}
         self.associations: dict[TablePlan, dict[Key, int | None]] = {}
         #: inserted association rows whose keys the database makes, by the values of some columns
         self.located: dict[tuple[TablePlan, tuple[Column[Any], ...]], list[Key]] = {}
         #: somebody holds the Transaction object: its row stays even if nothing is versioned
-        self.keep_transaction = False
+        self.keep_transaction: bool = False
         #: nobody watches the connection's cursors, as of the last flush
-        self.is_quiet = False
+        self.is_quiet: bool = False
         #: a plugin waits for its ``after_write`` although nothing may be versioned
-        self.plugin_news = False
+        self.plugin_news: bool = False
         #: a statement outside of a flush, from before its execution until after it
         self.under_way: Any = None
         #: what the triggers of native versioning were told about who and why
@@ -297,8 +297,10 @@ class Saved:
     __slots__ = ("deleted", "inserted", "key_of", "loads", "switched", "updated")
 
     def __init__(self, plan: ClassPlan) -> None:
-        self.key_of = plan.key_of
-        self.loads = plan.mapper.eager_defaults is True or not plan.mapper.version_id_generator
+        self.key_of: Callable[[dict[str, Any]], Key] = plan.key_of
+        self.loads: bool = (
+            plan.mapper.eager_defaults is True or not plan.mapper.version_id_generator
+        )
         self.inserted: list[Key] = []
         self.updated: list[InstanceState[Any]] = []
         self.deleted: dict[Key, InstanceState[Any]] = {}
@@ -311,11 +313,11 @@ class UnitOfWork:
     __slots__ = ("__weakref__", "connections", "flush_context", "manager", "session")
 
     def __init__(self, manager: VersioningManager, session: Session) -> None:
-        self.manager = manager
+        self.manager: VersioningManager = manager
         #: of the flush that is running
         self.flush_context: Any = None
         self.connections: dict[Connection, ConnectionUnit] = {}
-        self.session = session
+        self.session: Session = session
 
     def connection_unit(self, connection: Connection) -> ConnectionUnit:
         """The part of this unit of work that belongs to ``connection``."""

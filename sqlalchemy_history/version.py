@@ -2,8 +2,8 @@
 
 Walking is cheap: the first step from a version is one query for one row, the second loads the
 whole chain of that object, and every further ``previous``, ``next``, ``index`` and ``changeset``
-of any of its versions is answered from it. Where the session holds other versions of the object
-already, as in a loop over ``article.versions``, the first step loads the chain. It is kept in
+of any of its versions is answered from it. A loop over ``article.versions`` has loaded the chain;
+where the session holds other versions of the object already, the first step does. It is kept in
 ``session.info`` and forgotten when the session's transaction ends or a new version is written.
 """
 
@@ -11,20 +11,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from sqlalchemy import inspect
 from sqlalchemy.orm import Session, object_session
 
 from . import query
 from .changeset import Changeset, changeset_of
+from .config import OptionsDict
 from .exc import VersioningError
 from .operation import Operation
 from .plan import CHAINS_KEY, ClassPlan, Key
 from .revert import RevertReport, revert
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import SessionTransaction
+    from sqlalchemy.orm import Mapped, SessionTransaction
+    from typing_extensions import Self
+
+    from .transaction import TransactionBase
 
 
 class _Chain:
@@ -32,14 +36,14 @@ class _Chain:
 
     __slots__ = ("_positions", "versions")
 
-    def __init__(self, versions: Sequence[VersionBase]) -> None:
+    def __init__(self, versions: Sequence[Any]) -> None:
         self.versions = versions
         self._positions = {version._tx: i for i, version in enumerate(versions)}
 
     def position(self, version: VersionBase) -> int | None:
         return self._positions.get(version._tx)
 
-    def at(self, i: int) -> VersionBase | None:
+    def at(self, i: int) -> Any:
         return self.versions[i] if 0 <= i < len(self.versions) else None
 
 
@@ -83,19 +87,37 @@ class _Chains:
         return chains
 
 
-class VersionBase(query.VersionEntity):
-    """Base of all version classes."""
+def remember_chain(session: Session, key: Key, versions: Sequence[VersionBase]) -> None:
+    """``versions`` are all those of the object with ``key``, in order."""
+    classes = {type(version) for version in versions}
+    if len(classes) == 1:
+        _Chains.of(session).loaded[classes.pop(), key] = _Chain(versions)
 
-    __versioned__ = {"versioning": False}
+
+class VersionBase(query.VersionEntity):
+    """Base of all version classes.
+
+    A type checker does not see the version classes that are made at run time; see
+    :class:`~sqlalchemy_history.Versioned` for how to tell it of them.
+    """
+
+    __versioned__: ClassVar[OptionsDict] = {"versioning": False}
     __allow_unmapped__ = True
 
+    if TYPE_CHECKING:
+        # as the columns are called by default
+        transaction_id: Mapped[int]
+        end_transaction_id: Mapped[int | None]
+        operation_type: Mapped[int]
+        transaction: Mapped[TransactionBase]
+
     @property
-    def previous(self) -> Any:
+    def previous(self) -> Self | None:
         """The version before this one, or None."""
         return self._step(-1)
 
     @property
-    def next(self) -> Any:
+    def next(self) -> Self | None:
         """The version after this one, or None."""
         return self._step(1)
 
@@ -135,12 +157,12 @@ class VersionBase(query.VersionEntity):
         return revert(self, relations=relations, only=only)
 
     @property
-    def aprevious(self) -> Awaitable[Any]:
+    def aprevious(self) -> Awaitable[Self | None]:
         """``await version.aprevious``: :attr:`previous` in an async session."""
         return self._awaitable("previous")
 
     @property
-    def anext(self) -> Awaitable[Any]:
+    def anext(self) -> Awaitable[Self | None]:
         """``await version.anext``: :attr:`next` in an async session."""
         return self._awaitable("next")
 
@@ -163,7 +185,7 @@ class VersionBase(query.VersionEntity):
         return _AwaitableAttributes(self)
 
     @classmethod
-    def version_at(cls, session: Session, identity: Any, transaction_id: int) -> Any:
+    def version_at(cls, session: Session, identity: Any, transaction_id: int) -> Self | None:
         """The version of one object that was the latest after a transaction, or None.
 
         :param identity: ``{"id": 5}``, the value of a single key, or a tuple of values.
@@ -183,7 +205,7 @@ class VersionBase(query.VersionEntity):
         offset: int = 0,
         desc: bool = True,
         link: bool = True,
-    ) -> list[Any]:
+    ) -> list[Self]:
         """The versions of one object, the latest first.
 
         :param identity: ``{"id": 5}``, the value of a single key, or a tuple of values.
@@ -196,7 +218,7 @@ class VersionBase(query.VersionEntity):
         if not link:
             return list(session.scalars(statement.limit(limit).offset(offset)))
         versions = list(session.scalars(query.versions_of(plan, key)))
-        _Chains.of(session).loaded[cls, key] = _Chain(versions)
+        remember_chain(session, key, versions)
         chosen = versions[::-1] if desc else versions
         return chosen[offset : None if limit is None else offset + limit]
 
@@ -221,7 +243,11 @@ class VersionBase(query.VersionEntity):
         return cast(int, getattr(self, self.__version_plan__.options.operation_type_column_name))
 
     def _values(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__version_plan__.attribute_order}
+        loaded = self.__dict__
+        return {
+            name: loaded[name] if name in loaded else getattr(self, name)
+            for name in self.__version_plan__.attribute_order
+        }
 
     def _session_and_key(self) -> tuple[Session, Key]:
         session = object_session(self)
@@ -248,12 +274,13 @@ class VersionBase(query.VersionEntity):
             _Chains.of(session).loaded[name] = chain
         return chain
 
-    def _step(self, step: int) -> Any:
+    def _step(self, step: int) -> Self | None:
         session, key = self._session_and_key()
         chain = self._chain(session, key)
         i = None if chain is None else chain.position(self)
         if chain is not None and i is not None:
-            return chain.at(i + step)
+            at: Self | None = chain.at(i + step)
+            return at
         return session.scalars(query.neighbour(self.__version_plan__, key, self._tx, step)).first()
 
     def _awaitable(self, name: str) -> Awaitable[Any]:

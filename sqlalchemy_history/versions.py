@@ -11,8 +11,9 @@ mapped until somebody reads history. A statement may use it as the relationship 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, SupportsIndex, overload
 
 from sqlalchemy import Select, and_, bindparam
 from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
@@ -27,16 +28,31 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.orm.attributes import QueryableAttribute, instance_state
 from sqlalchemy.orm.exc import DetachedInstanceError
+from typing_extensions import TypeVar
 
-from .plan import CONFIGURE_LOCK, ClassPlan, class_plan
+from .config import OptionsDict
+from .plan import CONFIGURE_LOCK, ClassPlan, as_key, class_plan
+from .query import Selectable, Statement
+from .version import remember_chain
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import WriteOnlyCollection
+    from typing_extensions import Self
+
+#: a version class, as type checkers know it; Any if they are told of none
+V = TypeVar("V", default=Any)
 
 
-class Versions:
+class Versions(Generic[V]):
     """The descriptor behind ``versions``."""
 
-    def __init__(self) -> None:
+    def __init__(self, _declared: Callable[[Any], V] | None = None) -> None:
         self._attributes: dict[ClassPlan, QueryableAttribute[Any]] = {}
 
+    @overload
+    def __get__(self, obj: None, owner: type[Any]) -> QueryableAttribute[V]: ...
+    @overload
+    def __get__(self, obj: object, owner: type[Any]) -> VersionQuery[V]: ...
     def __get__(self, obj: Any, owner: type[Any]) -> Any:
         line = (mapper.class_ for mapper in class_mapper(owner, configure=False).iterate_to_root())
         plan = next((plan for cls in line if (plan := class_plan(cls)) is not None), None)
@@ -67,11 +83,17 @@ class WriteOnlyVersions:
         return self._query.select()
 
 
-class VersionQuery(Query[Any]):
+class VersionQuery(Query[V]):
     """The versions of one object in the order of their transactions: a query, and a statement.
 
     An object that was never in a session has none.
     """
+
+    if TYPE_CHECKING:
+        _version_rows: WriteOnlyCollection[V]
+
+    #: no other query made of it: the whole chain of the object
+    _is_whole = True
 
     def __init__(self, plan: ClassPlan, obj: Any) -> None:
         cls: Any = plan.version_class
@@ -88,25 +110,43 @@ class VersionQuery(Query[Any]):
         )
         self._order_by_clauses = (plan.transaction_id,)
 
-    def select(self) -> Select[Any]:
+    def select(self: Selectable[Statement]) -> Statement:
         """The versions as a ``Select``, for ``session.scalars()`` of either kind of session."""
-        return self.statement.execution_options(populate_existing=True)  # type: ignore[return-value]
+        query: Any = self
+        statement: Statement = query.statement.execution_options(populate_existing=True)
+        return statement
 
     def count(self) -> int:
         """How many they are."""
         return super().count() if self._is_in_session() else 0
 
+    @overload
+    def __getitem__(self, item: slice) -> list[V]: ...
+    @overload
+    def __getitem__(self, item: SupportsIndex) -> V: ...
     def __getitem__(self, item: Any) -> Any:
         if isinstance(item, int) and item < 0:
             return list(self)[item]
         return super().__getitem__(item)
 
+    def _generate(self) -> Self:
+        changed = super()._generate()
+        changed._is_whole = False
+        return changed
+
     def _iter(self) -> Any:
+        versions: Any = ()
         if self._is_in_session():
-            return super()._iter()
+            result = super()._iter()
+            if not self._is_whole:
+                return result
+            versions = result.all()
+            if versions:
+                state: Any = self._object_state
+                remember_chain(self.session, as_key(state.key[1]), versions)
         columns = SimpleResultMetaData(["version"])
-        nothing: Any = IteratorResult(columns, iter(()), _source_supports_scalars=True)
-        return nothing.scalars()
+        loaded: Any = IteratorResult(columns, iter(versions), _source_supports_scalars=True)
+        return loaded.scalars()
 
     def _is_in_session(self) -> bool:
         session: Session | None = self.session
@@ -117,6 +157,43 @@ class VersionQuery(Query[Any]):
                 f"versions cannot be loaded; session.add() it, or execute versions.select()"
             )
         return session is not None
+
+
+class Versioned(Generic[V]):
+    """A mixin of models: they have a history, and type checkers know what it is made of.
+
+    The mixin alone makes a model versioned, as ``__versioned__ = {}`` does; options are given in a
+    ``__versioned__`` of the model's own, in which type checkers find misspelled keys.
+
+    Version classes are made at run time, so a type checker has to be told of them: by a class that
+    exists for it alone, with the attributes of the model and those of a version, which is the
+    mixin's parameter::
+
+        class Article(Versioned["ArticleVersion"], Base):
+            __tablename__ = "article"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            name: Mapped[str]
+
+        if TYPE_CHECKING:
+            class ArticleVersion(VersionBase, Article): ...
+
+        article.versions[0].name                         # str
+        article.versions[0].previous                     # ArticleVersion | None
+        version_class(Article)                           # type[ArticleVersion]
+        session.scalars(as_of(Article, at)).all()        # Sequence[ArticleVersion]
+
+    Without a parameter versions are ``Any``. With SQLModel the mixin comes after ``SQLModel``.
+    """
+
+    __versioned__: ClassVar[OptionsDict] = {}
+
+    if TYPE_CHECKING:
+        _version_rows: WriteOnlyCollection[V]
+
+        @Versions
+        def versions(self) -> V:
+            """The versions of this object in the order of their transactions."""
+            ...
 
 
 def _key_part(state: InstanceState[Any], i: int) -> Any:

@@ -15,7 +15,7 @@ per table and dialect; the rows never pass through Python.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -83,8 +83,10 @@ class Writer:
         #: InnoDB: to lock what is not there keeps others from inserting near it, and a plain read
         #: shows what was there when the transaction began
         self._locks_gaps = dialect.name in ("mysql", "mariadb")
+        #: rows of a subquery can be locked, also those of an INSERT ... SELECT
+        self.locks: bool = dialect.name in ("postgresql", "mysql", "mariadb")
         #: INSERT ... SELECT ... RETURNING is one statement
-        self.selects_and_returns = dialect.insert_returning and dialect.name in (
+        self.selects_and_returns: bool = dialect.insert_returning and dialect.name in (
             "sqlite",
             "postgresql",
             "mysql",
@@ -170,18 +172,21 @@ class Writer:
         if not old_tx and not self._begin_transaction(unit, fresh, new_row()):
             return
         check_order = old_tx and not self._serial
+        in_vain = False
         for plan, changes in fresh.items():
             before = [*changes.updated, *changes.unsure, *changes.deleted]
             again: Sequence[Key] = ()
             if plan.strategy.has_end or check_order:
-                again = self._used_before(unit, plan, changes.inserted)
+                again = self._used_before(unit, plan, changes.inserted, others=bool(before))
                 before += again
             if check_order and not plan.strategy.has_end:
                 self._stay_behind_latest(unit, plan, before)
             self._close(unit, plan, changes, again)
-            self._open(unit, plan, changes)
+            in_vain |= self._open(unit, plan, changes)
             if check_order and plan.strategy.has_end:
                 self._stay_behind_closed(unit, plan, before)
+        if in_vain:
+            self.forget_empty_transaction(unit)
 
     # -- 1. the transaction row
 
@@ -237,11 +242,16 @@ class Writer:
         return statement.where(self._changed_since(plan, v)) if unsure else statement
 
     def _used_before(
-        self, unit: ConnectionUnit, plan: TablePlan, keys: Sequence[Key]
+        self, unit: ConnectionUnit, plan: TablePlan, keys: Sequence[Key], others: bool
     ) -> Sequence[Key]:
-        """Those of the inserted ``keys`` that may have versions: they were somebody's before."""
+        """Those of the inserted ``keys`` that may have versions: they were somebody's before.
+
+        The closing of ``others``, if there are any, takes all of them along without a question.
+        """
         if not keys:
             return ()
+        if others and not self._locks_gaps:
+            return keys
         v = plan.version
         if len(keys) > 1 and len(plan.keys) == 1 and isinstance(plan.keys[0][0].type, Integer):
             found = self._run(
@@ -279,7 +289,7 @@ class Writer:
 
     # -- 3. open
 
-    def _open(self, unit: ConnectionUnit, plan: TablePlan, changes: Changes) -> None:
+    def _open(self, unit: ConnectionUnit, plan: TablePlan, changes: Changes) -> bool:
         groups = {
             "inserted": changes.inserted,
             "updated": changes.updated,
@@ -311,18 +321,26 @@ class Writer:
                 ),
                 parameters,
             ).rowcount
-        self.after_open(unit, plan, changes, written == expected)
+        return self.after_open(unit, plan, changes, written == expected)
 
     def after_open(
         self, unit: ConnectionUnit, plan: TablePlan, changes: Changes, complete: bool
-    ) -> None:
-        """Remember what was written; see to deleted rows that had no version to copy."""
-        if not complete and changes.deleted:
-            self._write_lost(unit, plan, changes)
+    ) -> bool:
+        """Remember what was written; see to deleted rows that had no version to copy.
+
+        Returns whether some of these had been deleted by somebody else.
+        """
+        deleted: Sequence[Key] = changes.deleted
+        gone: Collection[Key] = ()
+        if not complete and deleted:
+            gone = self._write_lost(unit, plan, changes)
+            deleted = [key for key in deleted if key not in gone] if gone else deleted
         unit.record(plan, Operation.INSERT, changes.inserted)
         unit.record(plan, Operation.UPDATE, changes.updated)
         unit.record(plan, Operation.UPDATE if complete else MAYBE, changes.unsure)
-        unit.record(plan, Operation.DELETE, changes.deleted)
+        unit.record(plan, Operation.DELETE, deleted)
+        unit.record(plan, None, list(gone))
+        return bool(gone)
 
     def _open_statement(
         self, plan: TablePlan, keys: Mapping[str, Callable[[FromClause], ColumnElement[bool]]]
@@ -336,7 +354,8 @@ class Writer:
                     if plan.strategy.has_end
                     else plan.strategy.is_open(plan, old)
                 )
-                selects.append(self.copy_of_version(plan, old, TX).where(key(old), was_open))
+                lived = plan.op_of(old) != number(Operation.DELETE)
+                selects.append(self.copy_of_version(plan, old, TX).where(key(old), was_open, lived))
             else:
                 operation = Operation.INSERT if name == "inserted" else Operation.UPDATE
                 copy = self.copy_of_live(plan, operation, TX).where(key(plan.parent))
@@ -371,36 +390,47 @@ class Writer:
         v = plan.version.alias("still_open")
         return ~exists().where(plan.same_key(v, plan.parent), plan.strategy.is_open(plan, v))
 
-    def _write_lost(self, unit: ConnectionUnit, plan: TablePlan, changes: Changes) -> None:
-        """DELETE versions of rows without history, from what the session knew of them."""
+    def _write_lost(
+        self, unit: ConnectionUnit, plan: TablePlan, changes: Changes
+    ) -> Collection[Key]:
+        """DELETE versions of rows without history, from what the session knew of them.
+
+        Not of those of which the last version is a DELETE: they are returned. The session's DELETE
+        found no row, since somebody else had deleted it.
+        """
         if changes.last_values is None:
-            return
+            return ()
+        last = self._last_versions(unit, plan, changes.deleted)
+        lost = [key for key in changes.deleted if last.get(key, (0, 0))[0] != unit.tx]
+        gone = {key for key in lost if key in last and last[key][1] == Operation.DELETE}
+        if gone and plan.strategy.has_end:
+            self._reopen(unit, plan, list(gone))
+        names = [version.key for _, version in plan.keys]
+        own = {plan.tx.key: unit.tx, plan.op.key: Operation.DELETE}
+        for key in lost:
+            if key not in gone:
+                keys = dict(zip(names, key_values(key, len(names)), strict=True))
+                values = {**changes.last_values(key), **keys, **own}
+                unit.connection.execute(insert(plan.version).values(values))
+        return gone
+
+    def _last_versions(
+        self, unit: ConnectionUnit, plan: TablePlan, keys: Sequence[Key]
+    ) -> dict[Key, tuple[int, int]]:
+        """The transaction and the operation of the last version of each of ``keys``; ours is it."""
         v = plan.version
-        found: set[Key] = set()
-        format_ = self.format(plan)
-        for portion in format_.portions(changes.deleted):
-            rows = unit.connection.execute(
-                select(*plan.keys_of(v)).where(
-                    plan.tx_of(v) == TX, self.key_clause(plan, v, "keys", False)
-                ),
-                self.key_parameters(plan, portion, "keys", False) | {"history__tx": unit.tx},
-            )
-            found.update(as_key(row) for row in rows)
-        lost = [
-            dict(changes.last_values(key))
-            | dict(
-                zip(
-                    (version.key for _, version in plan.keys),
-                    key_values(key, len(plan.keys)),
-                    strict=True,
-                )
-            )
-            | {plan.tx.key: unit.tx, plan.op.key: Operation.DELETE}
-            for key in changes.deleted
-            if key not in found
-        ]
-        for values in lost:
-            unit.connection.execute(insert(v).values(values))
+        columns = plan.tx_of(v), plan.op_of(v), *plan.keys_of(v)
+        which = self.key_clause(plan, v, "keys", False)
+        # ours may be about to move behind the others
+        order = case((plan.tx_of(v) == TX, 1), else_=0), plan.tx_of(v)
+        statement = self.current(select(*columns).where(which).order_by(*order))
+        found: dict[Key, tuple[int, int]] = {}
+        for portion in self.format(plan).portions(keys):
+            parameters = self.key_parameters(plan, portion, "keys", False)
+            rows: Any = unit.connection.execute(statement, parameters | {"history__tx": unit.tx})
+            for tx, operation, *key in rows:
+                found[as_key(key)] = tx, operation
+        return found
 
     # -- 4. amend
 
@@ -568,16 +598,19 @@ class Writer:
             lambda key: delete(v).where(key(v), plan.tx_of(v) == TX),
         )
         if plan.strategy.has_end:
-            self._by_keys(
-                unit,
-                plan,
-                keys,
-                ("reopen",),
-                lambda key: (
-                    update(v).where(key(v), plan.end_of(v) == TX).values({plan.end: null()})
-                ),
-            )
+            self._reopen(unit, plan, keys)
         unit.record(plan, None, keys)
+
+    def _reopen(self, unit: ConnectionUnit, plan: TablePlan, keys: Sequence[Key]) -> None:
+        """Open the versions of ``keys`` again that this transaction has ended."""
+        v = plan.version
+        self._by_keys(
+            unit,
+            plan,
+            keys,
+            ("reopen",),
+            lambda key: update(v).where(key(v), plan.end_of(v) == TX).values({plan.end: null()}),
+        )
 
     def forget_empty_transaction(self, unit: ConnectionUnit) -> None:
         """Take the transaction row back if none of its versions is left."""
@@ -593,6 +626,26 @@ class Writer:
             unit.set_tx(None)
 
     # -- order: a version that we end was written by a transaction before ours
+
+    def lock(
+        self, unit: ConnectionUnit, plan: TablePlan, keys: Sequence[Key], *, keeps_keys: bool = True
+    ) -> None:
+        """Wait for whoever is changing the live rows with ``keys``, and keep others from it.
+
+        :param keeps_keys: who inserts a reference to them need not wait, as with an UPDATE.
+        """
+        live = plan.parent
+
+        def build() -> Select[Any]:
+            rows: Select[Any] = select(literal_column("1"))
+            rows = rows.where(self.key_clause(plan, live, "keys", False))
+            # what SQLAlchemy calls key_share is NO KEY UPDATE, which only PostgreSQL has
+            locked = rows.with_for_update(key_share=keeps_keys).subquery()
+            return select(func.count()).select_from(locked)
+
+        for portion in self.format(plan).portions(keys) if keys and self.locks else ():
+            statement = self.built(("lock", plan, keeps_keys), build)
+            unit.connection.execute(statement, self.key_parameters(plan, portion, "keys", False))
 
     def current(self, statement: Select[Any]) -> Select[Any]:
         """``statement`` as a read of what is committed now, not when the transaction began."""

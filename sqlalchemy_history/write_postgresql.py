@@ -35,6 +35,7 @@ from .write import (
     TransactionRow,
     Writer,
     insert_transaction,
+    number,
     transaction_parameters,
     transaction_values,
     version_columns,
@@ -78,11 +79,14 @@ class PostgreSQLWriter(Writer):
             return
         if old_tx is None:
             unit.set_tx(tx)
+        in_vain = False
         for (plan, names), count in zip(shapes, written, strict=True):
             changes = fresh[plan]
             expected = sum(len(getattr(changes, name)) for name in names)
-            self.after_open(unit, plan, changes, count == expected)
-        if newest is not None and newest > tx:
+            in_vain |= self.after_open(unit, plan, changes, count == expected)
+        if in_vain:
+            self.forget_empty_transaction(unit)
+        if unit.tx is not None and newest is not None and newest > tx:
             self.move_behind(unit, newest, fresh)
 
     def _statement(
@@ -141,7 +145,10 @@ class PostgreSQLWriter(Writer):
         self, plan: TablePlan, i: int, names: Sequence[str], changed: Any, tx: ColumnElement[Any]
     ) -> Any:
         v = plan.version
-        which = self._any_key(plan, v, i, [name for name in names if name != "unsure"])
+        which = self._any_key(plan, v, i, [n for n in names if n not in ("unsure", "deleted")])
+        if "deleted" in names:
+            lived = plan.op_of(v) != number(Operation.DELETE)
+            which += [and_(lived, *self._any_key(plan, v, i, ["deleted"]))]
         if changed is not None:
             which.append(self._is_in(plan, v, changed))
         return (
@@ -168,6 +175,7 @@ class PostgreSQLWriter(Writer):
                 copy = self.copy_of_version(plan, old, tx).where(
                     self.key_clause(plan, old, f"{name}_{i}", False),
                     plan.strategy.is_open(plan, old),
+                    plan.op_of(old) != number(Operation.DELETE),
                 )
             else:
                 operation = Operation.INSERT if name == "inserted" else Operation.UPDATE

@@ -21,6 +21,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapper, Session
@@ -242,7 +243,7 @@ class MariaDB(Database):
     def _empty(self, connection: Connection) -> None:
         sessions = connection.exec_driver_sql(
             "SELECT id FROM information_schema.processlist "
-            "WHERE db = DATABASE() AND id <> CONNECTION_ID()"
+            "WHERE db = DATABASE() AND id <> CONNECTION_ID() AND command = 'Sleep'"
         )
         for identity in sessions.scalars().all():
             # The session may have ended by itself since it was listed.
@@ -513,3 +514,11 @@ def _origins(listener: Any, depth: int = 4) -> set[tuple[str, str]]:
                 if callable(cell.cell_contents) and not isinstance(cell.cell_contents, type):
                     found |= _origins(cell.cell_contents, depth - 1)
     return found
+
+
+def upsert(dialect: str, table: Any, row: Any, *, key: str = "name", **values: Any) -> Any:
+    """An INSERT that updates the row of the same unique `key`, with `values`."""
+    if dialect in ("mysql", "mariadb"):
+        return mysql.insert(table).values(row).on_duplicate_key_update(**values)
+    insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](table).values(row)
+    return insert.on_conflict_do_update(index_elements=[key], set_=values)

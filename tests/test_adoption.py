@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic.autogenerate import produce_migrations
+from alembic.migration import MigrationContext
+from alembic.operations.ops import DropIndexOp
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 import sqlalchemy_history as h
+import sqlalchemy_history.ext.alembic
 import support
 from adoption import environments, model
 
@@ -112,6 +116,25 @@ def _columns(connection: sa.Connection) -> dict[str, set[str]]:
         table: {column["name"] for column in inspector.get_columns(table)}
         for table in inspector.get_table_names()
     }
+
+
+@pytest.mark.backends("postgresql")
+@pytest.mark.options(indexes="compatible", unique_open=False)
+@pytest.mark.parametrize("strategy", ["validity"])
+def test_autogenerate_finds_the_peers_indexes(
+    models: SimpleNamespace, Base: Any, engine: Engine, peer: str
+) -> None:
+    """With these options all that differs is what SQLAlchemy-Continuum adds on its own."""
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        found = produce_migrations(context, Base.metadata).upgrade_ops
+        assert found is not None
+        changes = [change for table in found.ops for change in getattr(table, "ops", [table])]
+    names = {change.index_name for change in changes if isinstance(change, DropIndexOp)}
+    assert len(changes) == sum(isinstance(change, DropIndexOp) for change in changes)
+    own = ("_pk_transaction_id", "_pk_validity")
+    assert all(name.endswith(own) for name in names)
+    assert bool(names) == (peer == "sqlalchemy_continuum")
 
 
 @pytest.mark.parametrize("strategy", ["validity"])

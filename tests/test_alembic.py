@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -629,3 +631,17 @@ def test_a_history_in_a_schema_of_its_own(project: Project) -> None:
     project.run("downgrade 01")
     project.models(head + unversioned)
     project.run("upgrade head", "check")
+
+
+def test_an_older_alembic() -> None:
+    """With an Alembic that is too old, the import says which one it takes."""
+    code = "import alembic; alembic.__version__ = '1.17.2'; import sqlalchemy_history.ext.alembic"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "needs Alembic 1.18 or newer: pip install" in done.stderr

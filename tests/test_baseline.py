@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, mapped_column, relationship
 import sqlalchemy_history as h
 from chain import DELETE, INSERT, UPDATE, count_transactions, history, laws
 from sqlalchemy_history.plugins import ChangeLogPlugin, TransactionChangesPlugin
+from support import upsert
 
 __all__ = ["laws"]
 
@@ -223,6 +224,41 @@ def test_as_of_shows_the_old_state_at_its_transaction(models: Any, session: Sess
         for at in (before, old.transaction_id, new.transaction_id)
     ]
     assert seen == [[], ["old 1"], ["new"]]
+
+
+@pytest.mark.parametrize("key", ["id", "name"])
+@pytest.mark.parametrize("by_orm", [True, False])
+@pytest.mark.backends("sqlite", "postgresql", "mariadb")
+def test_an_upsert_keeps_the_old_state(
+    versioning: Any, Base: Any, open_session: Any, engine: Any, laws: Any, key: str, by_orm: bool
+) -> None:
+    """Rows that have a key of those that it inserts, whichever unique key that is."""
+    laws.whole = False
+
+    class Item(Base):
+        __tablename__ = "item"
+        __versioned__ = {}
+        id = mapped_column(sa.Integer, primary_key=True)
+        name = mapped_column(sa.String(20), unique=True)
+        price = mapped_column(sa.Integer)
+
+    session = open_session()
+    rows = [{"name": f"item {n}", "price": n} for n in (1, 2, 3)]
+    with engine.begin() as connection:
+        connection.execute(sa.insert(Item.__table__), rows)
+    target = Item if by_orm else Item.__table__
+    new = [rows[0], {"name": "item 4", "price": 4}]
+    if key == "id":
+        new = [{"id": n, **row} for n, row in zip((1, 4), new, strict=True)]
+    session.execute(upsert(engine.dialect.name, target, new, key=key, price=9))
+    session.commit()
+    found = history(session, Item, "name", "price")
+    assert sorted(found) == [
+        (1, INSERT, "item 1", 1),
+        (2, INSERT, "item 4", 4),
+        (2, UPDATE, "item 1", 9),
+    ]
+    assert [f.kind for f in h.verify(session, Item)] == ["no history"] * 2
 
 
 # -- which rows

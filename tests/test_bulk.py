@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import aliased, mapped_column, relationship, with_loader_criteria
 
 from chain import DELETE, INSERT, UPDATE, count_transactions, history, laws
 from sqlalchemy_history import verify, versioning_disabled
+from support import upsert
 
 __all__ = ["laws"]
 
@@ -53,14 +54,21 @@ def changed(session: Any, cls: Any) -> list[Any]:
 
 
 class TestUpdate:
-    def test_records_the_rows_that_match(self, session, Article, engine, statements) -> None:
-        """An UPDATE is recorded with three statements at most, and keeps its rowcount."""
+    def test_records_the_rows_that_match(
+        self, session, Article, engine, statements, backend, strategy
+    ) -> None:
+        """An UPDATE is recorded with three statements at most, and keeps its rowcount.
+
+        One more sees to the order of transactions, where others write at the same time and nothing
+        else tells.
+        """
         with statements(engine) as log:
             result = session.execute(
                 sa.update(Article).where(Article.n >= 3).values(n=Article.n + 10)
             )
         assert result.rowcount == 2
-        assert len(log) - 1 <= 3
+        alone = backend == "sqlite" or (backend, strategy) == ("postgresql", "validity")
+        assert len(log) - 1 <= (3 if alone else 4)
         assert changed(session, Article) == [(2, UPDATE, 3, "a3", 13), (2, UPDATE, 4, "a4", 14)]
 
     @pytest.mark.parametrize("how", ["auto", "evaluate", "fetch", False])
@@ -516,14 +524,6 @@ class TestInsert:
             (2, DELETE, 4, "a4", 4),
             (3, INSERT, 4, "again", None),
         ]
-
-
-def upsert(dialect: str, table: Any, row: Any, **values: Any) -> Any:
-    """An INSERT that updates the row of the same name, with `values`."""
-    if dialect in ("mysql", "mariadb"):
-        return mysql.insert(table).values(row).on_duplicate_key_update(**values)
-    insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](table).values(row)
-    return insert.on_conflict_do_update(index_elements=["name"], set_=values)
 
 
 class TestUpsert:

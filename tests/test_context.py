@@ -26,7 +26,6 @@ from sqlalchemy_history import (
 )
 from sqlalchemy_history.context import current_context
 from sqlalchemy_history.plugins import Plugin
-from test_quickstart import run
 
 
 @pytest.fixture
@@ -616,9 +615,3 @@ def test_factory_without_remote_addr_knows_no_such_value(
         pytest.raises(ImproperlyConfigured, match="there are: issued_at"),
     ):
         session.commit()
-
-
-@pytest.mark.parametrize("page", ["context", "plugins", "column_times"])
-def test_examples_of_the_how_tos_run(page: str) -> None:
-    """Each example in the pages about who, when and why runs and prints what is shown."""
-    assert run("-m", "doctest", f"docs/howto/{page}.rst") == []

@@ -145,6 +145,8 @@ def test_values_reach_the_transaction_row(run_async: Any, versioning: Any, Base:
 def test_example_prints_who_wrote_what() -> None:
     """The example application runs with one command."""
     assert run("docs/examples/fastapi_app.py") == [
+        "at first: Hello",
         "ann at 10.0.0.1: Hello",
-        "bob at 10.0.0.2: Hello, world",
+        "bob at 10.0.0.2: Buy pills",
+        "ann at 10.0.0.1: Hello",
     ]

@@ -209,6 +209,8 @@ def test_missing_flask_is_an_error_that_says_what_to_install() -> None:
 def test_example_prints_who_wrote_what() -> None:
     """The example application runs with one command."""
     assert run("docs/examples/flask_app.py") == [
+        "at first: Hello",
         "ann at 10.0.0.1: Hello",
-        "bob at 10.0.0.2: Hello, world",
+        "bob at 10.0.0.2: Buy pills",
+        "ann at 10.0.0.1: Hello",
     ]

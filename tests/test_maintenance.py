@@ -5,11 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -747,14 +744,3 @@ def test_prune_and_the_tables_of_plugins(
     assert list(meta.values()) == [{"name": "a"}, {"name": "c"}]
     assert session.scalar(sa.text("SELECT count(*) FROM transaction_meta")) == 2
     assert h.verify(session, models.Article) == []
-
-
-@sqlite_only
-@pytest.mark.parametrize("strategy", ["validity"])
-def test_the_how_to_says_what_happens(strategy: str) -> None:
-    """Every example of the page runs and shows what it says."""
-    page = Path(__file__).parent.parent / "docs" / "howto" / "upkeep.rst"
-    done = subprocess.run(
-        [sys.executable, "-m", "doctest", str(page)], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "")

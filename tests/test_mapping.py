@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
+from sqlalchemy.ext.asyncio import AsyncAttrs
+from sqlalchemy.ext.automap import automap_base
 from sqlalchemy.ext.declarative import ConcreteBase
 from sqlalchemy.ext.hybrid import hybrid_method, hybrid_property
 from sqlalchemy.orm import (
@@ -26,6 +28,7 @@ from sqlalchemy.orm import (
 
 from sqlalchemy_history import (
     ClassNotVersioned,
+    Versioned,
     get_versioning_manager,
     is_versioned,
     parent_class,
@@ -53,6 +56,65 @@ def declarative(reg: registry) -> Any:
         name: Mapped[str | None] = mapped_column(sa.String(50))
 
     return Article
+
+
+def declarative_without_metaclass(reg: registry) -> Any:
+    class Base(orm.DeclarativeBaseNoMeta):
+        registry = reg
+
+    class Article(Base):
+        __tablename__ = "article"
+        __versioned__: dict[str, Any] = {}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str | None] = mapped_column(sa.String(50))
+
+    return Article
+
+
+def declarative_with_table(reg: registry) -> Any:
+    class Base(DeclarativeBase):
+        registry = reg
+
+    class Article(Base):
+        __versioned__: dict[str, Any] = {}
+        __table__ = sa.Table(
+            "article",
+            reg.metadata,
+            sa.Column("id", sa.Integer, primary_key=True),
+            sa.Column("name", sa.String(50)),
+        )
+
+    return Article
+
+
+def async_attrs(reg: registry) -> Any:
+    class Base(AsyncAttrs, DeclarativeBase):
+        registry = reg
+
+    class Article(Base):
+        __tablename__ = "article"
+        __versioned__: dict[str, Any] = {}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str | None] = mapped_column(sa.String(50))
+
+    return Article
+
+
+def automap(reg: registry) -> Any:
+    sa.Table(
+        "article",
+        reg.metadata,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("name", sa.String(50)),
+    )
+
+    class Base(DeclarativeBase):
+        registry = reg
+        __versioned__: dict[str, Any] = {}
+
+    auto: Any = automap_base(declarative_base=Base)
+    auto.prepare(classname_for_table=lambda *_: "Article")
+    return auto.classes.Article
 
 
 def old_declarative_base(reg: registry) -> Any:
@@ -100,7 +162,7 @@ def imperative(reg: registry) -> Any:
     return Article
 
 
-def imperative_slots(reg: registry) -> Any:
+def imperative_dataclass(reg: registry) -> Any:
     @dataclasses.dataclass
     class Article:
         __versioned__ = {}
@@ -279,7 +341,7 @@ def annotated(reg: registry) -> Any:
     return type("Article", (Base,), namespace)
 
 
-def sql_model(reg: registry) -> Any:
+def sql_model(reg: registry, *mixins: type[Any]) -> Any:
     sqlmodel = pytest.importorskip("sqlmodel")
 
     class Base(sqlmodel.SQLModel, registry=reg):  # type: ignore[misc, name-defined, call-arg]
@@ -293,15 +355,59 @@ def sql_model(reg: registry) -> Any:
         "__qualname__": "Article",
         "id": sqlmodel.Field(default=None, primary_key=True),
     }
-    return type(Base)("Article", (Base,), namespace, table=True)
+    return type(Base)("Article", (Base, *mixins), namespace, table=True)
+
+
+def versioned_mixin(reg: registry) -> Any:
+    class Base(DeclarativeBase):
+        registry = reg
+
+    class Article(Versioned["ArticleVersion"], Base):  # type: ignore[name-defined]
+        __tablename__ = "article"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str | None] = mapped_column(sa.String(50))
+
+    return Article
+
+
+def versioned_base(reg: registry) -> Any:
+    class Base(Versioned, DeclarativeBase):
+        registry = reg
+
+    class Article(Base):
+        __tablename__ = "article"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str | None] = mapped_column(sa.String(50))
+
+    return Article
+
+
+def versioned_mixin_of_dataclass(reg: registry) -> Any:
+    class Base(MappedAsDataclass, DeclarativeBase):
+        registry = reg
+
+    class Article(Versioned, Base):
+        __tablename__ = "article"
+        id: Mapped[int] = mapped_column(primary_key=True, init=False)
+        name: Mapped[str] = mapped_column(sa.String(50))
+
+    return Article
+
+
+def versioned_mixin_of_sql_model(reg: registry) -> Any:
+    return sql_model(reg, Versioned)
 
 
 STYLES = [
     declarative,
+    declarative_without_metaclass,
+    declarative_with_table,
+    async_attrs,
+    automap,
     old_declarative_base,
     decorated,
     imperative,
-    imperative_slots,
+    imperative_dataclass,
     dataclass_base,
     dataclass_class,
     dataclass_decorated,
@@ -313,6 +419,10 @@ STYLES = [
     abstract_base,
     annotated,
     sql_model,
+    versioned_mixin,
+    versioned_base,
+    versioned_mixin_of_dataclass,
+    versioned_mixin_of_sql_model,
 ]
 
 

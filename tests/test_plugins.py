@@ -14,6 +14,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from sqlalchemy_history import (
     ImproperlyConfigured,
     NoChangesAttribute,
+    Versioned,
     VersioningError,
     transaction_context,
     version_class,
@@ -104,6 +105,46 @@ def test_only_plugins_are_taken(thing: Any) -> None:
         PluginCollection([thing])
 
 
+class Independent:
+    """It knows nothing of Plugin, but has all the hooks."""
+
+    def __init__(self) -> None:
+        self.written: list[Any] = []
+
+    def build_classes(self, manager: Any, in_registry: Any) -> None: ...
+    def class_versioned(self, plan: Any) -> None: ...
+    def version_columns(self, parent: Any, columns: Any) -> Any:
+        return ()
+
+    def transaction_values(self, session: Any) -> Any:
+        return {"remote_addr": "independent"}
+
+    def after_write(self, written: Any) -> None:
+        self.written += written.tables
+
+    def transaction_moved(self, session: Any, connection: Any, old: int, new: Any) -> None: ...
+    def redacted(self, session: Any, plan: Any, key: Any, columns: Any) -> None: ...
+
+
+@pytest.mark.parametrize("plugins", [[Independent]], indirect=True, ids=["Independent"])
+def test_a_plugin_need_not_inherit(Article: Any, versioning: Any, open_session: Any) -> None:
+    """Plugin is a protocol: what has all the hooks is a plugin."""
+    session = open_session()
+    article = Article(name="a")
+    session.add(article)
+    session.commit()
+    assert [plan.parent.name for plan in versioning.plugins[0].written] == ["article"]
+    assert article.versions[0].transaction.remote_addr == "independent"
+
+
+@pytest.mark.parametrize("name", ["after_write", "redacted"])
+def test_a_plugin_that_does_not_inherit_has_all_the_hooks(name: str) -> None:
+    """Else it is refused when it is added, not when the hook is called."""
+    Partial = type("Partial", (), {k: v for k, v in vars(Independent).items() if k != name})
+    with pytest.raises(ImproperlyConfigured, match="is no plugin"):
+        PluginCollection([Partial()])
+
+
 def test_plugin_collection_is_a_list() -> None:
     """A collection can be iterated, indexed, assigned to, deleted from, appended to, compared."""
     one, two, three = NullDeletePlugin(), TransactionMetaPlugin(), ChangeLogPlugin()
@@ -161,6 +202,53 @@ def test_third_party_plugin_writes_with_the_versions(Article: Any, open_session:
     assert [row[1:] for row in rows(session, "row_count", "transaction_id", "name", "number")] == [
         ("article", 2)
     ]
+
+
+class _Addresses(Plugin):
+    """Knows after `build_classes` alone which column there is."""
+
+    _name = "nothing"
+
+    def build_classes(self, manager: Any, in_registry: Any) -> None:
+        self._name = next(
+            n for n in manager.transaction_cls.__mapper__.columns.keys() if "addr" in n
+        )
+
+    def transaction_values(self, session: Session) -> dict[str, Any]:
+        return {self._name: "10.0.0.1"}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_plugin_that_comes_late_makes_its_classes_then(
+    Article: Any, versioning: Any, open_session: Any, again: bool
+) -> None:
+    """Appended, or given by a second `make_versioned()`, when mappers have configured."""
+    session = open_session()
+    versioning.plugins.append(_Addresses())
+    if again:
+        versioning.plugins = [_Addresses()]
+    session.add(Article(name="a"))
+    session.commit()
+    assert session.scalar(sa.select(versioning.transaction_cls.remote_addr)) == "10.0.0.1"
+
+
+def test_a_plugin_of_version_tables_may_not_come_late(Article: Any, versioning: Any) -> None:
+    """Its columns could not be there."""
+    version_class(Article)
+    with pytest.raises(ImproperlyConfigured, match="PropertyModTrackerPlugin comes too late"):
+        versioning.plugins.append(PropertyModTrackerPlugin())
+    assert list(versioning.plugins) == []
+
+
+@uses(ActivityPlugin)
+def test_a_second_plugin_of_a_kind_does_not_take_the_table(Article: Any, versioning: Any) -> None:
+    """The table belongs to the first one, which may be given again."""
+    version_class(Article)
+    first = versioning.plugins[0]
+    with pytest.raises(ImproperlyConfigured, match="'activity' was made for another ActivityPlug"):
+        versioning.plugins = [ActivityPlugin()]
+    versioning.plugins = [first]
+    assert list(versioning.plugins) == [first]
 
 
 def test_plugin_column_must_work_without_it(versioning: Any, Base: Any) -> None:
@@ -232,6 +320,20 @@ def test_changes_hold_the_names_of_changed_classes(
     assert [tx.entity_names for tx in found] == [["Article", "Tag"], ["Article"]]
     assert Article.__versioned__["transaction_changes"] is versioning.plugins[0].model_class
     assert found[0].changes[0].transaction is found[0]
+
+
+@uses(TransactionChangesPlugin)
+def test_changes_leave_shared_options_alone(versioning: Any, Base: Any) -> None:
+    """What a class finds in `__versioned__` is not put into the dict of a mixin that others share."""
+
+    class Article(Versioned, Base):
+        __tablename__ = "article"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    model = versioning.plugins[0]
+    version_class(Article)
+    assert Article.__versioned__ == {"transaction_changes": model.model_class}
+    assert Versioned.__versioned__ == {}
 
 
 @uses(TransactionChangesPlugin)

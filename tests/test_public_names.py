@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,6 +88,13 @@ def test_every_public_name_is_documented(name: str) -> None:
     if inspect.isclass(found) or callable(found):
         assert inspect.getdoc(found)
         assert "__doc__" not in vars(found) or found.__doc__ is not None
+
+
+def test_the_reference_has_each_public_name() -> None:
+    """What `__all__` names is in the reference, once."""
+    page = Path(__file__).parent.parent / "docs" / "reference.rst"
+    directives = re.findall(r"^\.\. (?!currentmodule)\w+:: (\w+)$", page.read_text(), re.MULTILINE)
+    assert sorted(directives) == sorted(sqlalchemy_history.__all__)
 
 
 def test_operations_are_numbers() -> None:

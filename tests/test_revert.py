@@ -69,6 +69,17 @@ class TestColumns:
         assert article.author.name == "Eve"
 
     @sqlite_only
+    def test_the_report_prints_as_lines(self, session: Any, models: SimpleNamespace) -> None:
+        """A report says of each object what was done to it, and the old and the new values."""
+        article = tell(session, models)
+        report = article.versions[0].revert()
+        assert str(report).splitlines() == [
+            f"changed {article!r}",
+            "    name: 'three' -> 'one'",
+            "    author_id: None -> 1",
+        ]
+
+    @sqlite_only
     def test_nothing_to_do(self, session: Any, models: SimpleNamespace) -> None:
         """Reverting to what is there changes nothing and leaves no version."""
         article = tell(session, models)
@@ -142,6 +153,7 @@ class TestColumns:
             ({"relations": ["author.countri"]}, "Author has no .*did you mean 'country'"),
             ({"relations": ["author.country.x"]}, "Country has no relationship 'x'"),
             ({"relations": "tags"}, "give a list"),
+            ({"only": "name"}, "only='name': give a list"),
         ],
     )
     def test_unknown_names(
@@ -679,8 +691,11 @@ class TestTransaction:
         assert not session.dirty
         report = revert_transaction(session, changed, dry_run=True)
         assert len(report.conflicts) == 1
-        assert "changed" in str(report)
-        assert "conflict: AuthorVersion(id=1" in str(report)
+        lines = str(report).splitlines()
+        assert [line for line in lines if line.startswith("changed")] == [
+            f"changed {one.object!r}" for one in report.objects
+        ]
+        assert lines[-1].startswith("conflict: AuthorVersion(id=1")
         assert {one.object for one in report.objects} == {author, other}
         assert not session.dirty
         revert_transaction(session, changed, overwrite=True)
@@ -805,6 +820,34 @@ class TestTransaction:
             revert_transaction(session, session.scalars(last.limit(1)).one())
             session.commit()
             assert state() == made
+
+    def test_a_row_that_refers_to_itself(
+        self, versioning: Any, Base: Any, open_session: Callable[..., Any]
+    ) -> None:
+        """It is deleted, which SQLAlchemy by itself refuses, and comes back as it was."""
+
+        class Node(Base):
+            __tablename__ = "node"
+            __versioned__: dict[str, Any] = {}
+            id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+            up_id: Mapped[int | None] = mapped_column(sa.ForeignKey("node.id"))
+            up: Mapped[Any] = relationship("Node", remote_side=id)
+
+        session = open_session()
+        node = Node(id=1)
+        session.add(node)
+        session.flush()
+        node.up_id = 1
+        session.commit()
+        revert_transaction(session, node.versions[0].transaction)
+        session.commit()
+        assert session.get(Node, 1) is None
+        last = session.scalars(
+            sa.select(version_class(Node)).where(version_class(Node).operation_type == 2)
+        ).one()
+        revert_transaction(session, last.transaction)
+        session.commit()
+        assert session.get(Node, 1).up_id == 1
 
     @sqlite_only
     def test_what_was_built_upon_it(self, session: Any, models: SimpleNamespace) -> None:

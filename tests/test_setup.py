@@ -495,6 +495,27 @@ class TestSideBySide:
                 assert connection.scalar(sa.text('SELECT count(*) FROM "transaction"')) == 1
         other.dispose()
 
+    def test_a_session_that_chooses_its_engine(
+        self, versioning: Any, make_base: Any, engine: sa.Engine
+    ) -> None:
+        """A session with a ``get_bind()`` of its own, which knows no ``bind``, is left to it."""
+        base_a, base_b = make_base(), make_base()
+        Article, Tag = declare(base_a), declare(base_b, "Tag")
+        other = sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool)
+
+        class Routing(Session):
+            def get_bind(self, mapper: Any = None, clause: Any = None) -> Any:  # type: ignore[override]
+                return other if mapper is not None and issubclass(mapper.class_, base_b) else engine
+
+        base_a.metadata.create_all(engine)
+        base_b.metadata.create_all(other)
+        with Routing() as session:
+            session.add_all([Article(id=1, name="a"), Tag(id=1, name="t")])
+            session.commit()
+            assert names(session.get(Article, 1).versions) == ["a"]
+            assert names(session.get(Tag, 1).versions) == ["t"]
+        other.dispose()
+
 
 def _own_transaction(base: Any) -> Any:
     namespace = {"__tablename__": "own_transaction"}
@@ -693,6 +714,13 @@ class TestClashes:
         assert sorted(Base.metadata.tables) == ["article"]
         assert [m.class_ for m in Base.registry.mappers] == [Article]
         assert Article.__table__.info == {}
+
+    @pytest.mark.parametrize("name", [n for n in dir(history.VersionBase) if n[0] != "_"])
+    def test_names_of_version_classes(self, versioning: Any, Base: Any, name: str) -> None:
+        """No attribute of a model takes the place of what every version has."""
+        declare(Base, **{name: mapped_column(sa.Integer)})
+        with pytest.raises(ImproperlyConfigured, match=rf"Article\.{name} .*rename"):
+            orm.configure_mappers()
 
     @pytest.mark.parametrize("attribute", ["previous", "index", "transaction_id"])
     def test_a_way_out(self, versioning: Any, Base: Any, open_session: Any, attribute: str) -> None:

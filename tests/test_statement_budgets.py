@@ -46,7 +46,7 @@ def stored(session: Session, cls: Any, count: int, start: int = 0) -> list[Any]:
     return list(session.scalars(sa.select(cls).order_by(cls.id)))
 
 
-SIZES = [1, 100]
+SIZES = [1, 250]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -165,7 +165,8 @@ def test_mixed(Article, open_session, engine, statements, backend, size) -> None
     session.add_all([Article(id=1000 + n) for n in range(size // 3)])
     with statements(engine) as log:
         session.flush()
-    extra = 0 if backend == "postgresql" else 1  # the probe for used keys
+    # where closing would lock the gaps of keys without versions, a probe finds those that have some
+    extra = 1 if backend == "mariadb" else 0
     assert len(added(log)) <= allowed(backend) + extra, log
     session.commit()
 
@@ -263,6 +264,39 @@ def test_joined_inheritance(
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_keys_of_several_columns(
+    versioning, Base, open_session, engine, statements, backend, size
+) -> None:
+    """Keys of two columns go into as few statements."""
+
+    class Line(Base):
+        __tablename__ = "line"
+        __versioned__ = {}
+        order = mapped_column(sa.Integer, primary_key=True, autoincrement=False)
+        number = mapped_column(sa.Integer, primary_key=True, autoincrement=False)
+        name = mapped_column(sa.String(20))
+
+    session = open_session()
+    session.add_all([Line(order=n // 20, number=n % 20, name="a") for n in range(size)])
+    with statements(engine) as log:
+        session.flush()
+    assert len(added(log)) <= allowed(backend), log
+    session.commit()
+    for line in session.scalars(sa.select(Line)).all():
+        line.name = "b"
+    with statements(engine) as log:
+        session.flush()
+    assert len(added(log)) <= allowed(backend), log
+    session.commit()
+    for line in session.scalars(sa.select(Line)).all():
+        session.delete(line)
+    with statements(engine) as log:
+        session.flush()
+    assert len(added(log)) <= allowed(backend), log
+    session.commit()
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_association_rows(
     versioning, Base, open_session, engine, statements, backend, size
 ) -> None:
@@ -296,8 +330,7 @@ def test_association_rows(
     article.tags = [Tag()]
     with statements(engine) as log:
         session.flush()
-    # removed and added links, and an insert: the probes for used keys
-    extra = 0 if backend == "postgresql" else 1
+    extra = 1 if backend == "mariadb" else 0  # as in test_mixed()
     assert len(added(log)) <= allowed(backend, 2) + extra, log
     session.commit()
 

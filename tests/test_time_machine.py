@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -400,20 +397,3 @@ class TestAsync:
                 await session.rollback()
 
         run_async(main)
-
-
-@pytest.mark.parametrize("page", ["time_travel", "time_travel_back"])
-def test_the_how_to(page: str) -> None:
-    """The examples of the how-to run, in a process of their own, and show what they say."""
-    root = Path(__file__).parents[1]
-    options = ("-o", "ELLIPSIS", "-o", "NORMALIZE_WHITESPACE")
-    done = subprocess.run(
-        [sys.executable, "-m", "doctest", *options, f"docs/howto/{page}.rst"],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.stdout, done.returncode) == ("", 0), done.stdout + done.stderr

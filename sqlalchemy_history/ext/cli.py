@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 try:
@@ -143,7 +144,7 @@ def _opened(app: str, url: str) -> Iterator[_Project]:
                 yield _Project(app, session)
         finally:
             engine.dispose()
-    except (VersioningError, sa.exc.SQLAlchemyError) as error:
+    except (VersioningError, SQLAlchemyError) as error:
         raise typer.BadParameter(str(getattr(error, "orig", None) or error)) from error
 
 

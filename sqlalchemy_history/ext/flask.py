@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 class FlaskPlugin(Plugin):
     """Takes ``user_id`` and ``remote_addr`` of transactions from the request.
 
-    :param current_user_id_factory: returns the user's id, None for nobody; by default
-    Flask-Login's.
+    :param current_user_id_factory: returns the user's id, None for nobody; by default that of
+        Flask-Login.
     :param remote_addr_factory: returns the address; by default ``request.remote_addr``.
     """
 
@@ -78,8 +78,8 @@ def _login_user_id() -> Any:
     """The primary key of Flask-Login's user; what ``get_id()`` says of one that is not mapped."""
     if current_user is None or not hasattr(current_app, "login_manager"):
         return None
-    if not current_user.is_authenticated:
+    user: Any = current_user._get_current_object()
+    if user is None or not user.is_authenticated:
         return None
-    user = current_user._get_current_object()
     state = getattr(user, "_sa_instance_state", None)
     return user.get_id() if state is None or state.identity is None else state.identity[0]

@@ -14,9 +14,9 @@ from sqlalchemy import (
     and_,
     exists,
     false,
+    func,
     or_,
     select,
-    true,
 )
 from sqlalchemy.orm import Session
 
@@ -75,50 +75,54 @@ def equal_versions(
 
     None of a class with ``track_relations``: its versions may be there for a collection.
     """
-    own = _with_previous(work, root)
+    own, same = _and_before(work, root)
     columns = [*root.keys_of(own), root.tx_of(own)]
-    statement = select(*columns).where(root.op_of(own) != Operation.DELETE)
+    statement: Any = select(*columns)
+    statement = statement.where(root.op_of(own) != Operation.DELETE, same)
     if any(part.options.track_relations for part in root.hierarchy):
         return statement.where(false()), columns
-    for part in root.hierarchy:
-        mine, before = own if part is root else _with_previous(work, part), part.version.alias()
-        same = exists().where(
-            part.same_key(before, mine),
-            part.tx_of(before) == mine.c.history_previous,
-            part.op_of(before) != Operation.DELETE,
-            _identical(part, mine, before, work),
+    for part in root.hierarchy[1:]:
+        mine, same = _and_before(work, part)
+        here = and_(
+            *(a == b for a, b in zip(part.keys_of(mine), root.keys_of(own), strict=True)),
+            part.tx_of(mine) == root.tx_of(own),
         )
-        if part is root:
-            statement = statement.where(same)
-        else:
-            here = and_(
-                *(a == b for a, b in zip(part.keys_of(mine), root.keys_of(own), strict=True)),
-                part.tx_of(mine) == root.tx_of(own),
-            )
-            statement = statement.where(~exists().where(here, ~same))
+        statement = statement.where(~exists().where(here, ~same))
     return statement, columns
 
 
-def _with_previous(work: Upkeep, plan: TablePlan) -> Subquery:
-    """The versions, each with the transaction of the one before as ``history_previous``."""
-    v = plan.version
-    previous = work.neighbour(plan, v, later=False).label("history_previous")
-    return select(*v.c, previous).subquery()
+def _and_before(work: Upkeep, plan: TablePlan) -> tuple[Subquery, ColumnElement[bool]]:
+    """The versions, each with what the one before it says; the condition that they say the same.
 
-
-def _identical(
-    plan: TablePlan, one: FromClause, other: FromClause, work: Upkeep
-) -> ColumnElement[bool]:
+    PostgreSQL looks back in one pass over the table in the order of its key. The others look each
+    version's neighbour up, and need not make all of them for each batch.
+    """
+    v, before = plan.version, plan.version.alias("before")
     keys = {version for _, version in plan.keys}
-    dialect = work.connection.dialect
-    return and_(
-        true(),
+    compared = [plan.op, *(version for _, version in plan.columns if version not in keys)]
+    if work.connection.dialect.name == "postgresql":
+        keys_of, tx = plan.keys_of(v), plan.tx_of(v)
+        former: list[ColumnElement[Any]] = [
+            func.lag(v.c[c.key]).over(partition_by=keys_of, order_by=tx) for c in compared
+        ]
+        source: FromClause = v
+    else:
+        former = [before.c[c.key] for c in compared]
+        previous = work.neighbour(plan, v, later=False)
+        on = and_(plan.same_key(before, v), plan.tx_of(before) == previous)
+        source = v.outerjoin(before, on)
+    labelled = [one.label(f"history_before_{i}") for i, one in enumerate(former)]
+    both = select(*v.c, *labelled).select_from(source).subquery()
+    operation, *values = (both.c[label.name] for label in labelled)
+    same = and_(
+        operation.is_not(None),  # there is one before
+        operation != Operation.DELETE,
         *(
-            identical(one.c[version.key], other.c[version.key], dialect)
-            for _, version in plan.columns
-            if version not in keys
+            identical(both.c[column.key], value, work.connection.dialect)
+            for column, value in zip(compared[1:], values, strict=True)
         ),
     )
+    return both, same
 
 
 def prune(
@@ -161,7 +165,9 @@ def prune(
     for root in work.roots if keep_last is None else work.roots[:1]:
         v = root.version
         columns = [*root.keys_of(v), root.tx_of(v)]
-        statement = select(*columns).where(*_removable(root, v, at, keep_last))
+        removable = _removable(root, v, at, keep_last)
+        statement: Any = select(*columns)
+        statement = statement.where(*removable)
         for rows in work.batches(statement, columns):
             for part in reversed(root.hierarchy):
                 work.remove(part, rows)

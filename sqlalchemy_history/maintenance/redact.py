@@ -26,7 +26,7 @@ def redact(
 
     The last version says what the live row says, so erasing the one and keeping the other would be
     of no use. Plugins erase what they keep of it (:meth:`Plugin.redacted
-    <sqlalchemy_history.hooks.Plugin.redacted>`). The key stays, in versions and in the tables of
+    <sqlalchemy_history.plugins.Plugin.redacted>`). The key stays, in versions and in the tables of
     plugins. The versions stay, so it can still be seen that the object was changed, and by whom.
     A transaction row says who erased, and when: its columns come from
     :class:`~sqlalchemy_history.transaction_context`, but for ``remote_addr``, which is

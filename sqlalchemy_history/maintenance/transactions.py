@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from sqlalchemy import MetaData, Select, Table, and_, delete, exists, inspect, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    MetaData,
+    Select,
+    Table,
+    and_,
+    delete,
+    exists,
+    inspect,
+    or_,
+    select,
+)
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Mapper
 
@@ -42,7 +53,9 @@ class UnusedTransactions:
         columns: set[Any] = {plan.tx for plan in plans}
         columns |= _references(work, metadata, {plan.version for plan in plans}) - self._details
         ordered = sorted(columns, key=str)
-        self.condition = and_(*(~exists().where(column == self._id) for column in ordered))
+        self.condition: ColumnElement[bool] = and_(
+            *(~exists().where(column == self._id) for column in ordered)
+        )
 
     @property
     def _id(self) -> Any:
@@ -101,5 +114,6 @@ def _references(work: Upkeep, metadata: set[MetaData], versions: set[Table]) -> 
         for mapper in reg.mappers if reg.metadata in metadata else ():
             for prop in mapper.relationships:
                 if prop.mapper.class_ is work.plan.manager.transaction_cls:
-                    found |= {a for a, b in prop.local_remote_pairs if b is transaction.c.id}
+                    pairs = prop.local_remote_pairs or ()
+                    found |= {a for a, b in pairs if b is transaction.c.id}
     return {column for column in found if column.table not in versions}

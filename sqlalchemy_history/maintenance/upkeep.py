@@ -83,8 +83,8 @@ class Upkeep:
         self.batch_size = batch_size
         self.commit = commit
         self.progress = progress
-        self.done = 0
-        self.roots = _roots(self.plan)
+        self.done: int = 0
+        self.roots: list[TablePlan] = _roots(self.plan)
         self._tx: int | None = None
         session.flush()
 

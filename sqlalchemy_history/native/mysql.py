@@ -102,17 +102,23 @@ def drop(plan: TablePlan) -> Iterator[TriggerDDL]:
 def installed(connection: Connection, plan: TablePlan) -> list[str]:
     """What the triggers of one table do in this database; nothing if one is missing."""
     translate = connection.get_execution_options().get("schema_translate_map") or {}
-    names = "trigger_schema", "trigger_name", "action_statement"
+    names = "event_object_schema", "event_object_table", "trigger_name", "action_statement"
     listed = a_table("triggers", *map(column, names), schema="information_schema")
-    wanted = [(plan.parent, _trigger_name(plan.parent, event)) for event in _EVENTS]
-    wanted += [(table, _before_name(plan, table, event)) for _, table, event in _cascading(plan)]
-    is_wanted = (
-        (listed.c.trigger_schema == (translate.get(table.schema, table.schema) or func.database()))
-        & (listed.c.trigger_name == name)
-        for table, name in wanted
-    )
-    found = connection.scalars(select(listed.c.action_statement).where(or_(*is_wanted))).all()
-    return list(found) if len(found) == len(wanted) else []
+    wanted = {plan.parent: {_trigger_name(plan.parent, event) for event in _EVENTS}}
+    for _, table, event in _cascading(plan):
+        wanted.setdefault(table, set()).add(_before_name(plan, table, event))
+    found = []
+    for table, its in wanted.items():
+        # by schema and table: for any other condition the server opens every table that it has
+        there = select(listed.c.action_statement).where(
+            listed.c.event_object_schema
+            == (translate.get(table.schema, table.schema) or func.database()),
+            listed.c.event_object_table == table.name,
+            listed.c.trigger_name.in_(its),
+        )
+        found.append(connection.scalars(there.order_by(listed.c.trigger_name)).all())
+    complete = [len(there) == len(its) for there, its in zip(found, wanted.values(), strict=True)]
+    return [sql for there in found for sql in there] if all(complete) else []
 
 
 def _trigger_name(table: Table, event: str) -> str:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     MetaData,
+    Select,
     Table,
     Text,
     bindparam,
@@ -31,6 +32,7 @@ from sqlalchemy import (
     select,
     true,
 )
+from sqlalchemy import Sequence as DatabaseSequence
 from sqlalchemy import (
     table as a_table,
 )
@@ -253,9 +255,9 @@ def _behind(r: Renderer, transaction: Table, plans: Sequence[TablePlan]) -> str:
     table, id_ = r.table(transaction), r.column(transaction.c.id.name)
     columns = [c for c in transaction.c if c is not transaction.c.id]
     names = ", ".join(r.column(c.name) for c in columns)
-    sequence: Any = transaction.c.id.default
-    own = sequence is not None and sequence.is_sequence
-    next_id = f"{r.sql(sequence.next_value())}, " if own else ""
+    sequence = transaction.c.id.default
+    own = isinstance(sequence, DatabaseSequence)
+    next_id = f"{r.sql(sequence.next_value())}, " if isinstance(sequence, DatabaseSequence) else ""
     moves = ""
     for plan in plans:
         version, tx = r.table(plan.version), r.column(plan.tx.name)
@@ -334,6 +336,7 @@ def _record(r: Renderer, plan: TablePlan) -> str:
     }
     body = "".join(
         f"  {'IF' if event == 'INSERT' else 'ELSIF'} TG_OP = '{event}' THEN\n"
+        f"{_meeting(r, plan, sources)}"
         f"    IF NOT ({news}) THEN RETURN NULL; END IF;\n"
         + _beginning(r, plan, [r.sql(one) for rows in sources for one in program.newest(rows)])
         + "".join(_step(r, step) for step in steps)
@@ -350,6 +353,36 @@ BEGIN
   END IF;
   RETURN NULL;
 END"""
+
+
+def _meeting(r: Renderer, plan: TablePlan, sources: Sequence[TransitionRows]) -> str:
+    """Wait for whoever is writing versions of the same rows, and notice who did.
+
+    A part of an object in another table than the root's may change while somebody changes another
+    part: the rows of the root table are locked. And a transaction with a snapshot may give a row
+    a key whose last owner others have deleted since: it sees that row, and its open version, still.
+    To lock that version is a serialization failure.
+    """
+    root, text = plan.hierarchy[0], ""
+    one: Select[Any] = select(literal_column("1"))
+    for rows in sources:
+        if plan is not root:
+            owners = one.where(rows.holds(root.keys_of(root.parent)))
+            text += _perform(r, owners.with_for_update(key_share=True))
+    if plan.strategy.has_end:
+        v, stale = plan.version, ""
+        for rows in sources:
+            still_open = rows.holds(plan.keys_of(v)), plan.strategy.is_open(plan, v)
+            stale += _perform(r, one.where(*still_open).with_for_update())
+        text += (
+            "    IF current_setting('transaction_isolation') <> 'read committed' THEN\n"
+            f"{stale}    END IF;\n"
+        )
+    return text
+
+
+def _perform(r: Renderer, statement: Select[Any]) -> str:
+    return f"    PERFORM {r.sql(statement).removeprefix('SELECT ')};\n"
 
 
 def _beginning(r: Renderer, plan: TablePlan, newest: Sequence[str]) -> str:

@@ -60,10 +60,11 @@ class Renderer:
         dialect = copy.copy(self.dialect)
         preparer = dialect.identifier_preparer = copy.copy(dialect.identifier_preparer)
         preparer._strings = {}
-        schema_for: Any = lambda one: (  # noqa: E731
-            schema_of(one.schema) if isinstance(one, (Table, Sequence)) else None
-        )
-        preparer.schema_for_object = schema_for
+
+        def schema_for_object(one: Any) -> Any:
+            return schema_of(one.schema) if isinstance(one, (Table, Sequence)) else None
+
+        preparer.schema_for_object = schema_for_object
         return Renderer(dialect, preparer, None)
 
     def schema(self, table: Table) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,17 +15,17 @@ from sqlalchemy_history.plan import CHAINS_KEY, TablePlan, table_plan
 from sqlalchemy_history.unit_of_work import ConnectionUnit
 from sqlalchemy_history.write import transaction_values
 
-from . import mysql, postgresql, sqlite
 from .render import Renderer, TriggerDDL
 
 if TYPE_CHECKING:
     from sqlalchemy_history.manager import VersioningManager
 
-_BACKENDS: Final[dict[str, ModuleType]] = {
-    "postgresql": postgresql,
-    "sqlite": sqlite,
-    "mysql": mysql,
-    "mariadb": mysql,
+#: by dialect, the module that knows its triggers; it is loaded when there is need for it
+_BACKENDS: Final = {
+    "postgresql": ".postgresql",
+    "sqlite": ".sqlite",
+    "mysql": ".mysql",
+    "mariadb": ".mysql",
 }
 
 
@@ -192,7 +193,7 @@ def backend_of(connection: Any, plan: TablePlan | None) -> ModuleType:
             f"{what}native_versioning=True: there are no triggers for {name}; there are for "
             f"{', '.join(sorted(_BACKENDS))}. Leave the option out, and sessions record"
         )
-    return _BACKENDS[name]
+    return import_module(_BACKENDS[name], __package__)
 
 
 def _check(plan: TablePlan) -> None:

@@ -300,7 +300,7 @@ class _RoleOf:
         column = getattr(self._owner, f"{self._role}_type")
         if obj is None:
             return column.is_(None)  # type: ignore[no-any-return]
-        mapper: Mapper[Any] = inspect(type(obj))
+        mapper: Any = inspect(type(obj))
         key = as_key(mapper.primary_key_from_instance(obj))
         same = _has_key(self._owner, self._role, mapper, key)
         return and_(column == type(obj).__name__, same)

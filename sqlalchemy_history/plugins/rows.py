@@ -102,7 +102,13 @@ def new_table(
 
     :raises ImproperlyConfigured: if there is one of that name.
     """
-    if name in in_registry.metadata.tables:
+    there = in_registry.metadata.tables.get(name)
+    if there is not None and type(there.info.get(PLUGIN_KEY)) is type(plugin):
+        raise ImproperlyConfigured(
+            f"the table {name!r} was made for another {type(plugin).__name__}; give the same object "
+            f"again, or begin anew with versioning_manager.reset()"
+        )
+    if there is not None:
         raise ImproperlyConfigured(
             f"there is a table {name!r} already, a name that {type(plugin).__name__} needs for its "
             f"own; rename the table, or leave the plugin out"

@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session, foreign, registry, relationship
 from sqlalchemy.sql import visitors
 from typing_extensions import override
 
+from sqlalchemy_history.config import RECORDED_BY_PLUGIN
 from sqlalchemy_history.hooks import TX, Plugin, Written
 from sqlalchemy_history.plan import ClassPlan
 
@@ -66,7 +67,10 @@ class TransactionChangesPlugin(Plugin):
 
     @override
     def class_versioned(self, plan: ClassPlan) -> None:
-        plan.mapper.class_.__versioned__["transaction_changes"] = self.model_class
+        cls: Any = plan.mapper.class_
+        # a dict of the class's own: that of a mixin is shared
+        own = {**cls.__versioned__, RECORDED_BY_PLUGIN: self.model_class}
+        type.__setattr__(cls, "__versioned__", own)
 
     @override
     def after_write(self, written: Written) -> None:

@@ -21,7 +21,10 @@ They need a connection: ``--sql`` cannot know what is in the database.
 """
 
 try:
-    import alembic  # noqa: F401
+    import alembic
+
+    if tuple(map(int, alembic.__version__.split(".")[:2])) < (1, 18):
+        raise ImportError(f"Alembic {alembic.__version__} knows no priorities of comparators")
 except ImportError as error:
     raise ImportError(
         "sqlalchemy_history.ext.alembic needs Alembic 1.18 or newer: "

@@ -115,7 +115,8 @@ class _Autogenerate:
         self._dropped: dict[Name, sa.Table] = {}
         #: old name -> new name of tables that say what they were called, and of their version tables
         self._renamed: dict[Name, Name] = {}
-        self._triggered = tables_with_triggers(autogen_context.connection)
+        self._connection = autogen_context.connection
+        self._triggered: set[Name] = set()
         #: columns that tell a table that a sequence goes with; the models know it no more
         self._sequenced = [*_PLUGIN_TABLES, *(() if self._transactions else _TRANSACTION_TABLE)]
         #: comes before all else, so that its reverse comes after all else
@@ -128,7 +129,9 @@ class _Autogenerate:
         upgrade_ops.ops = [o for o in upgrade_ops.ops if not _is_of_triggers(o)]
         gone = {_name(o) for o in upgrade_ops.ops if isinstance(o, ops.DropTableOp)}
         # what else there is belongs to somebody else, or to another schema
-        self._triggered &= self._tables.keys() | gone
+        known = self._tables.keys() | gone
+        schemas = {schema for schema, _ in known}
+        self._triggered = tables_with_triggers(self._connection, schemas) & known
         found = self._rename_tables(list(upgrade_ops.ops))
         self._created = {_name(o) for o in found if isinstance(o, ops.CreateTableOp)}
         self._dropped = {_name(o): o.to_table() for o in found if isinstance(o, ops.DropTableOp)}
@@ -424,7 +427,7 @@ class _Autogenerate:
                 self._index(change, plan, begin, end)
                 continue
             if column == plan.options.end_transaction_column_name:
-                call = _link(plan, column)
+                call = _link(plan, plan.options.end_transaction_column_name)
                 if isinstance(change, ops.AddColumnOp):
                     links.append(HistoryOp(call))
                 else:

@@ -7,7 +7,7 @@ makes the triggers of the columns that were there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,9 +20,13 @@ from sqlalchemy_history.strategy import STRATEGIES
 Name = tuple[str | None, str]
 
 
-def tables_with_triggers(connection: sa.Connection) -> set[Name]:
-    """(schema, table) of the tables that have triggers of ours; no schema is the default one."""
+def tables_with_triggers(connection: sa.Connection, schemas: Collection[str | None]) -> set[Name]:
+    """(schema, table) of the tables that have triggers of ours; no schema is the default one.
+
+    :param schemas: where to look. PostgreSQL and SQLite look everywhere in the database.
+    """
     kind = connection.dialect.name
+    asked: list[dict[str, Any]] = [{}]
     if kind == "sqlite":
         statement = "SELECT NULL, tbl_name FROM sqlite_master WHERE type = 'trigger' AND name "
     elif kind == "postgresql":
@@ -32,14 +36,17 @@ def tables_with_triggers(connection: sa.Connection) -> set[Name]:
             "WHERE t.tgname "
         )
     elif kind in ("mysql", "mariadb"):
+        # another condition would have the server open every table of every database
         statement = (
             "SELECT nullif(trigger_schema, database()), event_object_table "
-            "FROM information_schema.triggers WHERE trigger_name "
+            "FROM information_schema.triggers WHERE event_object_schema = "
+            "coalesce(:schema, database()) AND trigger_name "
         )
+        asked = [{"schema": schema} for schema in schemas]
     else:
         return set()
-    found = connection.execute(sa.text(f"{statement} LIKE 'history!_insert%' ESCAPE '!'"))
-    return {(schema, table) for schema, table in found}
+    found = sa.text(f"{statement} LIKE 'history!_insert%' ESCAPE '!'")
+    return {(schema, table) for one in asked for schema, table in connection.execute(found, one)}
 
 
 class ReflectedNative(Native):
