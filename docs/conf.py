@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version as distribution_version
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
+
+import sqlalchemy_history
 
 if TYPE_CHECKING:
     from docutils import nodes
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
 project = "sqlalchemy_history"
 author = "the sqlalchemy_history authors"
 copyright = "2026, the sqlalchemy_history authors"  # noqa: A001
-release = version = distribution_version("sqlalchemy-history-next")
+release = version = sqlalchemy_history.__version__
 
 extensions = ["sphinx.ext.autodoc"]
 exclude_patterns = ["_build", "examples"]
@@ -31,15 +35,23 @@ autodoc_typehints_description_target = "documented"
 _elsewhere = "|".join(["sqlalchemy", "sa", "_orm", *sorted(sys.stdlib_module_names)])
 _bare = (
     "Any|Callable|Iterable|Iterator|Mapping|Sequence|Collection|ClassVar|Self|Literal.*|optional"
-    "|Select|Session|AsyncSession|Engine|AsyncEngine|Connection|Mapper|Table|Column|MetaData"
+    "|Select|Session|AsyncSession|Engine|AsyncEngine|Connection|AsyncConnection|Mapper|Table|Column|MetaData"
     "|DeclarativeBase|registry"
 )
 nitpick_ignore = [
     ("py:class", "ColumnElement"),
     ("py:class", "FromClause"),
+    ("py:class", "ASGIApp"),
+    ("py:class", "Scope"),
     ("py:class", "sqlalchemy_history.plan.TablePlan"),
 ]
-nitpick_ignore_regex = [(r"py:.*", rf"({_elsewhere})(\..*)?"), (r"py:.*", rf"({_bare})")]
+# what stands for a type in signatures
+_type_variables = r"(sqlalchemy_history\.\w+\.)?(Moment|Selectable|Statement|V|_Select)"
+nitpick_ignore_regex = [
+    (r"py:.*", rf"({_elsewhere})(\..*)?"),
+    (r"py:.*", rf"({_bare})"),
+    (r"py:class", _type_variables),
+]
 
 
 def find_where_it_is_documented(

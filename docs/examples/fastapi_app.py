@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import Body, Depends, FastAPI, Header, Request
+from fastapi import Body, Depends, FastAPI, Header, HTTPException, Request
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, joinedload, mapped_column
 from sqlalchemy.pool import StaticPool
 
-from sqlalchemy_history import make_versioned, transaction_class, version_class
+from sqlalchemy_history import as_of, make_versioned, transaction_class, version_class
 from sqlalchemy_history.ext.asgi import TransactionContextMiddleware
 
 make_versioned(user_cls="User")
@@ -61,7 +61,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(lifespan=lifespan)
 # asked when a transaction is written: by then current_user() has run
 app.add_middleware(
-    TransactionContextMiddleware, user_id=lambda scope: scope["state"].get("user_id")
+    TransactionContextMiddleware, user_id=lambda scope: scope.get("state", {}).get("user_id")
 )
 
 
@@ -92,6 +92,26 @@ async def save(title: str, text: Annotated[str, Body()], session: Database) -> d
     return {"saved": title}
 
 
+@app.get("/pages/{title}")
+async def show(title: str, session: Database, at: int | None = None) -> dict[str, str]:
+    """Show the page as it is, or with ``?at=`` as a transaction left it."""
+    statement = select(Page) if at is None else as_of(Page, at)
+    page = (await session.scalars(statement.filter_by(title=title))).one_or_none()
+    if page is None:
+        raise HTTPException(404)
+    return {"text": page.text}
+
+
+@app.post("/pages/{title}/revert", dependencies=[Depends(current_user)])
+async def revert(title: str, to: int, session: Database) -> dict[str, str]:
+    version = (await session.scalars(as_of(Page, to).filter_by(title=title))).one_or_none()
+    if version is None:
+        raise HTTPException(404)
+    await version.arevert()
+    await session.commit()
+    return {"saved": title}
+
+
 @app.get("/pages/{title}/history")
 async def history(title: str, session: Database) -> list[dict[str, Any]]:
     version, transaction = version_class(Page), transaction_class(Page)
@@ -102,7 +122,12 @@ async def history(title: str, session: Database) -> list[dict[str, Any]]:
         .options(joinedload(version.transaction).joinedload(transaction.user))
     )
     return [
-        {"text": v.text, "by": v.transaction.user.name, "from": v.transaction.remote_addr}
+        {
+            "transaction": v.transaction_id,
+            "text": v.text,
+            "by": v.transaction.user and v.transaction.user.name,  # nobody may have been known
+            "from": v.transaction.remote_addr,
+        }
         for v in found
     ]
 
@@ -110,16 +135,22 @@ async def history(title: str, session: Database) -> list[dict[str, Any]]:
 async def main() -> None:
     import httpx  # noqa: PLC0415 - the server needs none
 
-    async with lifespan(app):
-        for name, address, text in (
-            ("ann", "10.0.0.1", "Hello"),
-            ("bob", "10.0.0.2", "Hello, world"),
-        ):
-            transport = httpx.ASGITransport(app=app, client=(address, 1234))
-            async with httpx.AsyncClient(transport=transport, base_url="http://wiki") as client:
-                saved = await client.put("/pages/Home", json=text, headers={"x-user": name})
-                saved.raise_for_status()
-                found = (await client.get("/pages/Home/history")).json()
+    def client_of(name: str, address: str) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(app=app, client=(address, 1234))
+        headers = {"x-user": name}
+        return httpx.AsyncClient(transport=transport, base_url="http://wiki", headers=headers)
+
+    async with (
+        lifespan(app),
+        client_of("ann", "10.0.0.1") as ann,
+        client_of("bob", "10.0.0.2") as bob,
+    ):
+        (await ann.put("/pages/Home", json="Hello")).raise_for_status()
+        (await bob.put("/pages/Home", json="Buy pills")).raise_for_status()
+        first = (await ann.get("/pages/Home/history")).json()[0]["transaction"]
+        print(f"at first: {(await ann.get(f'/pages/Home?at={first}')).json()['text']}")
+        (await ann.post(f"/pages/Home/revert?to={first}")).raise_for_status()
+        found = (await ann.get("/pages/Home/history")).json()
     for version in found:
         print(f"{version['by']} at {version['from']}: {version['text']}")
 

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import StaticPool
 
-from sqlalchemy_history import make_versioned
+from sqlalchemy_history import as_of, make_versioned
 from sqlalchemy_history.ext.flask import FlaskPlugin
 
 make_versioned(plugins=[FlaskPlugin()], user_cls="User")
@@ -78,11 +78,29 @@ def save(title: str) -> dict[str, str]:
     return {"saved": title}
 
 
+@app.get("/pages/<title>")
+def show(title: str) -> dict[str, str]:
+    """Show the page as it is, or with ``?at=`` as a transaction left it."""
+    at = request.args.get("at", type=int)
+    statement = select(Page) if at is None else as_of(Page, at)
+    return {"text": db.one_or_404(statement.filter_by(title=title)).text}
+
+
+@app.post("/pages/<title>/revert")
+@login_required
+def revert(title: str) -> dict[str, str]:
+    version = db.one_or_404(as_of(Page, request.args.get("to", type=int)).filter_by(title=title))
+    version.revert()
+    db.session.commit()
+    return {"saved": title}
+
+
 @app.get("/pages/<title>/history")
 def history(title: str) -> list[dict[str, Any]]:
     page = db.session.scalars(select(Page).where(Page.title == title)).one()
     return [
         {
+            "transaction": version.transaction_id,
             "text": version.text,
             "by": version.transaction.user.name,
             "from": version.transaction.remote_addr,
@@ -94,12 +112,19 @@ def history(title: str) -> list[dict[str, Any]]:
 def main() -> None:
     import httpx  # noqa: PLC0415 - the server needs none
 
-    for name, address, text in (("ann", "10.0.0.1", "Hello"), ("bob", "10.0.0.2", "Hello, world")):
+    def client_at(address: str) -> httpx.Client:
         transport = httpx.WSGITransport(app=app, remote_addr=address)
-        with httpx.Client(transport=transport, base_url="http://wiki") as client:
-            client.post(f"/login/{name}").raise_for_status()
-            client.put("/pages/Home", content=text).raise_for_status()
-            found = client.get("/pages/Home/history").json()
+        return httpx.Client(transport=transport, base_url="http://wiki")
+
+    with client_at("10.0.0.1") as ann, client_at("10.0.0.2") as bob:
+        ann.post("/login/ann").raise_for_status()
+        bob.post("/login/bob").raise_for_status()
+        ann.put("/pages/Home", content="Hello").raise_for_status()
+        bob.put("/pages/Home", content="Buy pills").raise_for_status()
+        first = ann.get("/pages/Home/history").json()[0]["transaction"]
+        print(f"at first: {ann.get(f'/pages/Home?at={first}').json()['text']}")
+        ann.post(f"/pages/Home/revert?to={first}").raise_for_status()
+        found = ann.get("/pages/Home/history").json()
     for version in found:
         print(f"{version['by']} at {version['from']}: {version['text']}")
 
