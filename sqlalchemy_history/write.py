@@ -354,8 +354,11 @@ class Writer:
                     if plan.strategy.has_end
                     else plan.strategy.is_open(plan, old)
                 )
-                lived = plan.op_of(old) != number(Operation.DELETE)
-                selects.append(self.copy_of_version(plan, old, TX).where(key(old), was_open, lived))
+                selects.append(
+                    self.copy_of_version(plan, old, TX).where(
+                        key(old), was_open, *self.is_gone(plan, old)
+                    )
+                )
             else:
                 operation = Operation.INSERT if name == "inserted" else Operation.UPDATE
                 copy = self.copy_of_live(plan, operation, TX).where(key(plan.parent))
@@ -380,6 +383,22 @@ class Writer:
         # SQLAlchemy-Continuum leaves several open versions of one association row
         return copy.distinct() if plan.association else copy
 
+    def is_gone(self, plan: TablePlan, v: FromClause) -> tuple[ColumnElement[bool], ...]:
+        """``v``, an open version, is one of a row that was live and is not any more.
+
+        A DELETE that found no row was told to us, too; somebody else may have put a new row there.
+        """
+        root = plan.hierarchy[0]
+        live = root.parent.alias("live")
+        same = same_object(root, live, plan, v)
+        if self._locks_gaps:
+            # looked up row by row, where EXISTS might read, and lock, the whole table
+            count: Select[Any] = select(func.count()).where(same).correlate(v)
+            missing = count.scalar_subquery() == literal_column("0")
+        else:
+            missing = ~exists().where(same).correlate(v)
+        return plan.op_of(v) != number(Operation.DELETE), missing
+
     def nothing_open(self, plan: TablePlan) -> ColumnElement[bool]:
         """The live row has no open version: of rows that may have changed, those that did.
 
@@ -395,14 +414,14 @@ class Writer:
     ) -> Collection[Key]:
         """DELETE versions of rows without history, from what the session knew of them.
 
-        Not of those of which the last version is a DELETE: they are returned. The session's DELETE
-        found no row, since somebody else had deleted it.
+        Not of those that have an open version: they are returned. The session's DELETE found no
+        row, since somebody else had deleted it; and somebody may have put a new row there.
         """
         if changes.last_values is None:
             return ()
         last = self._last_versions(unit, plan, changes.deleted)
         lost = [key for key in changes.deleted if last.get(key, (0, 0))[0] != unit.tx]
-        gone = {key for key in lost if key in last and last[key][1] == Operation.DELETE}
+        gone = {key for key in lost if key in last and last[key][1] in (None, unit.tx)}
         if gone and plan.strategy.has_end:
             self._reopen(unit, plan, list(gone))
         names = [version.key for _, version in plan.keys]
@@ -416,20 +435,21 @@ class Writer:
 
     def _last_versions(
         self, unit: ConnectionUnit, plan: TablePlan, keys: Sequence[Key]
-    ) -> dict[Key, tuple[int, int]]:
-        """The transaction and the operation of the last version of each of ``keys``; ours is it."""
+    ) -> dict[Key, tuple[int, int | None]]:
+        """The start and the end of the last version of each of ``keys``; ours is it."""
         v = plan.version
-        columns = plan.tx_of(v), plan.op_of(v), *plan.keys_of(v)
+        end = plan.end_of(v) if plan.strategy.has_end else null()
+        columns = plan.tx_of(v), end, *plan.keys_of(v)
         which = self.key_clause(plan, v, "keys", False)
         # ours may be about to move behind the others
         order = case((plan.tx_of(v) == TX, 1), else_=0), plan.tx_of(v)
         statement = self.current(select(*columns).where(which).order_by(*order))
-        found: dict[Key, tuple[int, int]] = {}
+        found: dict[Key, tuple[int, int | None]] = {}
         for portion in self.format(plan).portions(keys):
             parameters = self.key_parameters(plan, portion, "keys", False)
             rows: Any = unit.connection.execute(statement, parameters | {"history__tx": unit.tx})
-            for tx, operation, *key in rows:
-                found[as_key(key)] = tx, operation
+            for tx, ended, *key in rows:
+                found[as_key(key)] = tx, ended
         return found
 
     # -- 4. amend

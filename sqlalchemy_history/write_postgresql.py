@@ -35,7 +35,6 @@ from .write import (
     TransactionRow,
     Writer,
     insert_transaction,
-    number,
     transaction_parameters,
     transaction_values,
     version_columns,
@@ -147,8 +146,7 @@ class PostgreSQLWriter(Writer):
         v = plan.version
         which = self._any_key(plan, v, i, [n for n in names if n not in ("unsure", "deleted")])
         if "deleted" in names:
-            lived = plan.op_of(v) != number(Operation.DELETE)
-            which += [and_(lived, *self._any_key(plan, v, i, ["deleted"]))]
+            which += [and_(*self.is_gone(plan, v), *self._any_key(plan, v, i, ["deleted"]))]
         if changed is not None:
             which.append(self._is_in(plan, v, changed))
         return (
@@ -175,7 +173,7 @@ class PostgreSQLWriter(Writer):
                 copy = self.copy_of_version(plan, old, tx).where(
                     self.key_clause(plan, old, f"{name}_{i}", False),
                     plan.strategy.is_open(plan, old),
-                    plan.op_of(old) != number(Operation.DELETE),
+                    *self.is_gone(plan, old),
                 )
             else:
                 operation = Operation.INSERT if name == "inserted" else Operation.UPDATE

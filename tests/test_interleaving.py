@@ -186,6 +186,14 @@ def insert(m: Any, session: Session, *, cls: str = "Tag", is_early: bool = False
     session.commit()
 
 
+def replace(m: Any, session: Session, *, cls: str = "Tag") -> None:
+    """A key is given up and used again while others want to delete its row."""
+    remove(m, session, cls=cls)
+    with together():
+        session.add(getattr(m, cls)(id=10, name="again", **({"pages": 3} if cls == "Book" else {})))
+        session.commit()
+
+
 def come_and_go(m: Any, session: Session, *, cls: str = "Tag") -> None:
     """A key is used and given up while others have a snapshot from before."""
     model = getattr(m, cls)
@@ -310,6 +318,13 @@ TWO: dict[str, tuple[str, Scene, Scene]] = {
         partial(remove, cls="Book"),
     ),
     "delete, insert again": ("Tag", remove, partial(insert, is_early=True)),
+    "delete, replace": ("Tag", remove, replace),
+    "delete, replace, two tables": (
+        "Item",
+        partial(remove, cls="Book"),
+        partial(replace, cls="Book"),
+    ),
+    "trigger: delete, replace": ("Note", partial(remove, cls="Note"), partial(replace, cls="Note")),
     "use and give up a key, insert": ("Tag", come_and_go, late_comer),
     "use and give up a key, insert early": ("Tag", come_and_go, early_late_comer),
     "two tables of one object": (
@@ -584,6 +599,10 @@ _ONCE_WRONG = [
     ("delete, delete", [0, 0, 0, 1, 0, 1, 1, 1]),
     ("two tables of one object, delete, delete", [1, *9 * [0], *9 * [1]]),
     ("tracked collection, owner", [0, 0, 0, 1, 0, 0, 0, 1, 1, 0]),
+    ("delete, replace", [0, 1, 1, 0, 1, 1, 1, 1, 0, 1, 0, 0]),
+    ("delete, replace", [0, 1, 1, 0, 1, 1, 1, 1, 1, 0, 0, 0, 0]),
+    ("delete, replace", [0, 1, 1, 0, 1, 1, 1, 1, 0, 0, 0]),
+    ("delete, replace, two tables", [0, 1, 1, 0, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0]),
     ("trigger: delete, insert again", [1, *7 * [0], *5 * [1]]),
     ("trigger: two tables of one object", [1, 1, 0, 0, 0, 1, 0]),
 ]
