@@ -11,6 +11,7 @@ import gc
 import sys
 import time
 import tracemalloc
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,13 +46,13 @@ OPERATIONS = {INSERT: "insert", UPDATE: "update", DELETE: "delete"}
 class Measured:
     """What the clock saw.
 
-    ``steps`` are instructions of Python's bytecode; ``peak`` is Python memory in bytes, ``kept`` what
-    was left of it.
+    ``steps`` are instructions of Python's bytecode, by the file of the code; ``peak`` is Python memory
+    in bytes, ``kept`` what was left of it.
     """
 
     seconds: float = 0.0
     statements: list[str] = field(default_factory=list)
-    steps: int = 0
+    steps: Counter[str] = field(default_factory=Counter)
     peak: int = 0
     kept: int = 0
 
@@ -59,11 +60,11 @@ class Measured:
 @contextmanager
 def counting_steps(measured: Measured) -> Iterator[None]:
     """Count the instructions of bytecode that run inside: the same number on any machine."""
-    steps = 0
+    steps = measured.steps
 
     def step(frame: Any, what: str, argument: Any) -> Any:
-        nonlocal steps
-        steps += what == "opcode"
+        if what == "opcode":
+            steps[frame.f_code.co_filename] += 1
         return step
 
     def enter(frame: Any, what: str, argument: Any) -> Any:
@@ -78,7 +79,6 @@ def counting_steps(measured: Measured) -> Iterator[None]:
     finally:
         sys.settrace(None)
         gc.enable()
-        measured.steps = steps
 
 
 class Bench:

@@ -39,7 +39,8 @@ def run(bench: Bench, request: Request) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "seconds": measured.seconds,
         "statements": len(measured.statements),
-        "steps": measured.steps,
+        "steps": measured.steps.total(),
+        "steps_by_file": measured.steps,
         "peak": measured.peak,
         "kept": measured.kept,
     }

@@ -61,7 +61,7 @@ from .operation import Operation
 from .plan import CHAINS_KEY, INFO_KEY, Key, TablePlan, as_key
 from .record import NewRow, Recorder, Rows, Target, plain
 from .triggers import has_triggers, trigger_exists
-from .unit_of_work import Changes, ConnectionUnit
+from .unit_of_work import Changes, ConnectionUnit, UnitOfWork
 from .write import TX, number
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ class Statements:
         self._recorders: dict[Writer, Recorder] = {}
         self._cascades = Cascades(self._captured_plan_of)
         self._native_cascades = Cascades(self._native_plan_of)
+        #: tables of which a flush's own statements need nothing, with the number of tables then
+        self._left_to_flush: dict[Table, int] = {}
         #: for which models, and their plans by the name of the table in lower case
         self._names: tuple[tuple[Any, ...], dict[str, TablePlan]] = ((), {})
 
@@ -124,7 +126,28 @@ class Statements:
         self._recorders.clear()
         self._cascades.forget()
         self._native_cascades.forget()
+        self._left_to_flush.clear()
         self._names = ((), {})
+
+    def is_left_to_flush(self, work: UnitOfWork, statement: Any, options: Any) -> bool:
+        """``statement`` is a flush's own, and all that there is to say of it the flush says itself."""
+        table = statement.table
+        known = self._left_to_flush.get(table)
+        if known is None or known != len(table.metadata.tables):
+            if not self._needs_nothing(table):
+                return False
+            self._left_to_flush[table] = len(table.metadata.tables)
+        return work.is_flushing and is_of_flush(statement, options)
+
+    def _needs_nothing(self, table: Any) -> bool:
+        plan = self.plan_of(table)
+        return (
+            plan is not None
+            and plan.parent is table
+            and len(plan.hierarchy) == 1
+            and not (plan.association or plan.options.baseline or self._is_native(plan, table))
+            and not (self._cascades.of(table, "on_delete") or self._cascades.of(table, "on_update"))
+        )
 
     def begin(self, unit: ConnectionUnit, statement: Any, rows: Parameters, options: Any) -> Any:
         """``statement`` is about to be executed with ``rows``; returns what to execute instead."""

@@ -571,7 +571,7 @@ class VersioningManager:
                 connection, statement, multiparams, params, options
             )
             work = self._work_of(connection, options)
-            if work is not None:
+            if work is not None and not self._statements.is_left_to_flush(work, statement, options):
                 rows = multiparams or ([params] if params else [])
                 unit = work.connection_unit(connection)
                 statement = self._statements.begin(unit, statement, rows, options)

@@ -26,8 +26,6 @@ _PACKAGE: Final = __name__.partition(".")[0]
 #: dialects that take a parameter as it is, with what type information it needs in the SQL itself
 _PLAIN: Final = ("sqlite", "postgresql", "mysql", "mariadb")
 
-_Process = Callable[[Any], Any] | None
-
 
 class Outcome(NamedTuple):
     """What a statement returned: its first row as the driver has it, and how many rows it matched."""
@@ -39,7 +37,7 @@ class Outcome(NamedTuple):
 class Prepared:
     """``statement`` compiled for ``dialect``."""
 
-    __slots__ = ("_binds", "_constants", "_names", "_sql", "_statement")
+    __slots__ = ("_constants", "_keys", "_names", "_processes", "_sql", "_statement")
 
     def __init__(self, statement: Any, dialect: Dialect) -> None:
         self._statement: Executable = statement
@@ -51,14 +49,17 @@ class Prepared:
         names = compiled.positiontup if compiled.positional else list(compiled.binds)
         #: the names in the SQL; None where parameters have only positions
         self._names: list[str] | None = None if compiled.positional or not names else names
-        #: (name of the parameter, processor of its values), in the order of the SQL
-        self._binds: list[tuple[str, _Process]] = []
+        #: the names of the parameters in the order of the SQL, and what processes some of them
+        self._keys: list[str] = []
+        self._processes: list[tuple[int, Callable[[Any], Any]]] = []
         #: what parameters have that nobody passes: the literals of the statement
         self._constants: dict[str, Any] = {}
         for name in names:
             bind = compiled.binds[name]
             process = bind.type.dialect_impl(dialect).bind_processor(dialect)
-            self._binds.append((bind.key, process))
+            if process is not None:
+                self._processes.append((len(self._keys), process))
+            self._keys.append(bind.key)
             if not bind.required:
                 self._constants[bind.key] = bind.effective_value
 
@@ -70,17 +71,14 @@ class Prepared:
         :param quietly: ``is_quiet(connection)`` was asked, and nobody would notice what SQLAlchemy
             makes of the statement besides, which is most of the time that it takes.
         """
-        if self._sql is None or "schema_translate_map" in connection.get_execution_options():
+        if self._sql is None or not (quietly or _as_it_is(connection)):
             return _outcome(connection.execute(self._statement, dict(parameters)))
         values = {**self._constants, **parameters} if self._constants else parameters
-        processed: Any = [
-            values[key] if process is None else process(values[key]) for key, process in self._binds
-        ]
-        processed = (
-            tuple(processed)
-            if self._names is None
-            else dict(zip(self._names, processed, strict=True))
-        )
+        row = [values[key] for key in self._keys]
+        for position, process in self._processes:
+            row[position] = process(row[position])
+        names = self._names
+        processed: Any = tuple(row) if names is None else dict(zip(names, row, strict=True))
         if not quietly:
             return _outcome(connection.exec_driver_sql(self._sql, processed))
         cursor = connection.connection.cursor()
@@ -96,7 +94,7 @@ class Prepared:
 def is_quiet(connection: Connection) -> bool:
     """Nobody but us listens to the cursors of ``connection``, nor is there a log."""
     dispatch, dialect = connection.dispatch, connection.dialect
-    return not (
+    return _as_it_is(connection) and not (
         connection._echo
         or dialect.dispatch.do_execute
         or dispatch.after_cursor_execute
@@ -105,6 +103,11 @@ def is_quiet(connection: Connection) -> bool:
             for listener in dispatch.before_cursor_execute
         )
     )
+
+
+def _as_it_is(connection: Connection) -> bool:
+    """The SQL of a statement holds for ``connection``, whose schemas have no other names."""
+    return "schema_translate_map" not in connection.get_execution_options()
 
 
 def _outcome(result: CursorResult[Any]) -> Outcome:

@@ -107,15 +107,16 @@ class Writer:
         """
         unit.is_quiet = is_quiet(unit.connection)
         self.stay_behind_past(unit, changes)
-        fresh: dict[TablePlan, Changes] = {}
+        fresh = dict(changes)
         amend: dict[TablePlan, Amendment] = {}
-        for plan, table_changes in changes.items():
+        for plan, table_changes in changes.items() if unit.tx is not None else ():
             known = self._recorded_operations(unit, plan, table_changes)
             if known:
-                fresh[plan], amend[plan] = merge_into(known, table_changes)
-            else:
-                fresh[plan] = table_changes
-        fresh = {plan: table_changes for plan, table_changes in fresh.items() if table_changes}
+                again, amend[plan] = merge_into(known, table_changes)
+                if again:
+                    fresh[plan] = again
+                else:
+                    del fresh[plan]
         if fresh:
             self._write_fresh(unit, fresh, new_row)
         for plan, amendment in amend.items():
@@ -458,8 +459,6 @@ class Writer:
         self, unit: ConnectionUnit, plan: TablePlan, changes: Changes
     ) -> dict[Key, int]:
         """What this transaction has already recorded for the rows of ``changes``."""
-        if unit.tx is None:
-            return {}
         keys = [*changes.inserted, *changes.updated, *changes.unsure, *changes.deleted]
         known = unit.operations(plan, keys)
         doubtful = [key for key, operation in known.items() if operation == MAYBE]
@@ -855,15 +854,13 @@ class Writer:
     ) -> int:
         """Run the statement ``name`` of ``plan`` for ``keys``; the number of rows it matched."""
         one = len(keys) == 1
-        rows = 0
-        for portion in self.format(plan).portions(keys):
-            parameters = self.key_parameters(plan, portion, "keys", one)
-            parameters["history__tx"] = unit.tx
+        tx, rows = {"history__tx": unit.tx}, 0
+        for portion in (keys,) if one else self.format(plan).portions(keys):
             rows += self._run(
                 unit,
                 (name, plan, one),
                 lambda: build(lambda from_: self.key_clause(plan, from_, "keys", one)),
-                parameters,
+                self.key_parameters(plan, portion, "keys", one) | tx,
             ).rowcount
         return rows
 
