@@ -17,7 +17,7 @@
 
 from typing import TYPE_CHECKING
 
-from .changeset import AttributeChange, Changeset, Diff, RelationChange
+from .changeset import Changeset
 from .config import Options, OptionsDict
 from .context import transaction_context, versioning_disabled
 from .exc import (
@@ -56,14 +56,13 @@ from .manager import VersioningManager, make_versioned, remove_versioning, versi
 from .on_demand import on_demand
 from .operation import Operation
 from .query import as_of, versions_between
-from .revert import Reverted, RevertReport
-from .time_machine import ReadOnlyError, TimeMachine, time_machine
 from .transaction import TransactionBase, TransactionFactory
 from .unit_of_work import UnitOfWork
 from .version import VersionBase
 from .versions import Versioned
 
 if TYPE_CHECKING:
+    from .difference import AttributeChange, Diff, RelationChange
     from .history import TimelineEntry, blame, diff, timeline, transaction_at
     from .maintenance.backfill import backfill
     from .maintenance.findings import Finding, verify
@@ -72,38 +71,20 @@ if TYPE_CHECKING:
     from .maintenance.repair import Repair, repair
     from .maintenance.stats import HistoryStats, count_versions, stats
     from .maintenance.upkeep import Progress
+    from .past import ReadOnlyError, TimeMachine, time_machine
+    from .revert import Reverted, RevertReport
     from .undo import Conflict, RevertConflict, UndoReport, revert_transaction
 else:
     __getattr__, __dir__ = on_demand(
         __name__,
         {
-            "history": (
-                "TimelineEntry",
-                "blame",
-                "diff",
-                "timeline",
-                "transaction_at",
-            ),
-            "maintenance": (
-                "Finding",
-                "HistoryStats",
-                "Progress",
-                "Repair",
-                "backfill",
-                "count_versions",
-                "prune",
-                "redact",
-                "repair",
-                "stats",
-                "vacuum",
-                "verify",
-            ),
-            "undo": (
-                "Conflict",
-                "RevertConflict",
-                "UndoReport",
-                "revert_transaction",
-            ),
+            "difference": "AttributeChange Diff RelationChange",
+            "history": "TimelineEntry blame diff timeline transaction_at",
+            "maintenance": "Finding HistoryStats Progress Repair backfill count_versions prune redact "
+            "repair stats vacuum verify",
+            "past": "ReadOnlyError TimeMachine time_machine",
+            "revert": "RevertReport Reverted",
+            "undo": "Conflict RevertConflict UndoReport revert_transaction",
         },
     )
 

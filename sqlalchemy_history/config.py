@@ -11,10 +11,8 @@ did you mean 'strategy'?
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from .exc import ImproperlyConfigured
 
@@ -51,8 +49,7 @@ class OptionsDict(TypedDict, total=False):
     baseline: bool
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """What can be chosen for a manager or for one class.
 
     :ivar versioning: ``False`` leaves the class out.
@@ -122,13 +119,13 @@ class Options:
             for key, value in overrides.items()
             if key != RECORDED_BY_PLUGIN
         }
-        return dataclasses.replace(self, **changes) if changes else self
+        return self._replace(**changes) if changes else self
 
 
 #: TransactionChangesPlugin leaves its class in ``__versioned__`` under this key, for users to find
 RECORDED_BY_PLUGIN = "transaction_changes"
 
-OPTION_NAMES = frozenset(field.name for field in dataclasses.fields(Options))
+OPTION_NAMES = frozenset(Options._fields)
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "strategy": ("validity", "subquery"),
@@ -139,6 +136,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """`` did you mean 'x'?`` where something is near, else the list of what there is."""
+    import difflib  # noqa: PLC0415
+
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names)}"

@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session, joinedload, object_session
 from typing_extensions import TypeVar
 
 from . import query
-from .changeset import AttributeChange, Changeset, Diff, RelationChange, changeset_of
+from .changeset import Changeset, changeset_of
+from .difference import AttributeChange, Diff, RelationChange
 from .exc import VersioningError
 from .operation import Operation
 from .plan import ClassPlan, all_registries, class_plan

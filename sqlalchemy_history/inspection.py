@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, overload
 
 from sqlalchemy import Table, inspect
-from sqlalchemy.ext.associationproxy import AssociationProxyExtensionType
 from sqlalchemy.orm import (
     ColumnProperty,
     InstrumentedAttribute,
@@ -30,6 +29,7 @@ from .plan import (
     table_plan,
 )
 from .query import plan_of
+from .relationships import association_proxies
 from .versions import V, Versioned
 
 if TYPE_CHECKING:
@@ -162,11 +162,7 @@ def versioned_column_properties(obj: Any) -> list[ColumnProperty[Any]]:
 
 def get_association_proxies(cls: type[Any]) -> list[str]:
     """The names of the association proxies of a mapped class."""
-    return [
-        name
-        for name, descriptor in inspect(cls).all_orm_descriptors.items()
-        if descriptor.extension_type is AssociationProxyExtensionType.ASSOCIATION_PROXY
-    ]
+    return list(association_proxies(inspect(cls)))
 
 
 def changeset(obj: Any) -> Changeset:

@@ -29,7 +29,6 @@ from sqlalchemy import (
     Uuid,
     and_,
 )
-from sqlalchemy.ext.hybrid import HybridExtensionType
 from sqlalchemy.orm import (
     ColumnProperty,
     Composite,
@@ -354,7 +353,7 @@ def _new_class(mapper: Mapper[Any], options: Options, inherits: type[Any] | None
     namespace |= {
         key: descriptor
         for key, descriptor in mapper.all_orm_descriptors.items()
-        if descriptor.extension_type in HybridExtensionType
+        if descriptor.extension_type.name in ("HYBRID_PROPERTY", "HYBRID_METHOD")
     }
     version_class = types.new_class(name, bases, {}, lambda ns: ns.update(namespace))
     type.__delattr__(version_class, "__abstract__")

@@ -1,7 +1,7 @@
 """Public names whose modules are loaded when somebody asks for them (:pep:`562`).
 
-A program that only writes history needs no upkeep, no undo and no timelines, and does not pay for
-their import.
+A program that only writes history needs no upkeep, no undo, no revert and no timelines, and does
+not pay for their import.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 
 def on_demand(
-    package: str, modules: Mapping[str, tuple[str, ...]]
+    package: str, modules: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """A ``__getattr__`` and a ``__dir__`` for ``package``.
 
     :param modules: the names that it has from each of its modules. A module must not have the name
         of something in it: once loaded, it would take the place of that.
     """
-    homes = {name: module for module, names in modules.items() for name in names}
+    homes = {name: module for module, names in modules.items() for name in names.split()}
 
     def __getattr__(name: str) -> Any:  # noqa: N807 - it is one
         home = homes.get(name)

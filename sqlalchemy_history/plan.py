@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Key = Any
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False, slots=True)
 class TablePlan:
     """How the rows of ``parent`` are kept in ``version``.
 
@@ -76,7 +76,7 @@ class TablePlan:
         return same_object(self, one, self, other)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False, slots=True)
 class ClassPlan:
     """How objects of one class are recorded.
 

@@ -28,8 +28,8 @@ from sqlalchemy import (
     func,
     join,
 )
-from sqlalchemy.ext.associationproxy import AssociationProxyExtensionType, association_proxy
 from sqlalchemy.orm import (
+    Mapper,
     RelationshipProperty,
     column_keyed_dict,
     foreign,
@@ -64,15 +64,19 @@ def add_relationships(plan: ClassPlan) -> None:
             continue
         with suppress(NoHistory):
             cls.__mapper__.add_property(prop.key, _relationship(plan, prop))
-    for name, descriptor in plan.mapper.all_orm_descriptors.items():
-        proxy: Any = descriptor
-        is_proxy = descriptor.extension_type is AssociationProxyExtensionType.ASSOCIATION_PROXY
-        if (
-            is_proxy
-            and name not in cls.__dict__
-            and cls.__mapper__.has_property(proxy.target_collection)
-        ):
-            setattr(cls, name, association_proxy(proxy.target_collection, proxy.value_attr))
+    for name, proxy in association_proxies(plan.mapper).items():
+        if name not in cls.__dict__ and cls.__mapper__.has_property(proxy.target_collection):
+            setattr(cls, name, proxy)
+
+
+def association_proxies(mapper: Mapper[Any]) -> dict[str, Any]:
+    """The association proxies of a class by name."""
+    # told by name: SQLAlchemy's extension is not imported for those who have none
+    return {
+        name: descriptor
+        for name, descriptor in mapper.all_orm_descriptors.items()
+        if descriptor.extension_type.name == "ASSOCIATION_PROXY"
+    }
 
 
 def _relationship(plan: ClassPlan, prop: RelationshipProperty[Any]) -> Any:

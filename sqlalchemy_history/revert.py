@@ -17,18 +17,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Index, Integer, String, UniqueConstraint, event, inspect, null, update
-from sqlalchemy.ext.associationproxy import AssociationProxyExtensionType
 from sqlalchemy.orm import Mapper, RelationshipProperty, Session, object_session, selectinload
 from sqlalchemy.orm.attributes import History, set_committed_value
 from sqlalchemy.orm.base import PASSIVE_NO_FETCH, RelationshipDirection
 from sqlalchemy.orm.collections import CollectionAdapter, collection_adapter
 
 from . import query
-from .changeset import AttributeChange
 from .config import nearest
+from .difference import AttributeChange
 from .exc import ReverterException
 from .operation import Operation
 from .plan import UNSEEN, class_plan, table_plan
+from .relationships import association_proxies
 
 if TYPE_CHECKING:
     from .plan import ClassPlan
@@ -340,17 +340,14 @@ def relation_tree(plan: ClassPlan, relations: Iterable[str]) -> Tree:
 
 def _steps(mapper: Mapper[Any], name: str) -> Iterator[str]:
     """The relationships that ``name``, a relationship or an association proxy, goes along."""
-    descriptor: Any = mapper.all_orm_descriptors.get(name)
-    if (
-        descriptor is None
-        or descriptor.extension_type is not AssociationProxyExtensionType.ASSOCIATION_PROXY
-    ):
+    proxy = association_proxies(mapper).get(name)
+    if proxy is None:
         yield name
         return
-    yield descriptor.target_collection
-    target = mapper.relationships.get(descriptor.target_collection)
-    if target is not None and descriptor.value_attr in target.mapper.relationships:
-        yield descriptor.value_attr
+    yield proxy.target_collection
+    target = mapper.relationships.get(proxy.target_collection)
+    if target is not None and proxy.value_attr in target.mapper.relationships:
+        yield proxy.value_attr
 
 
 def _relation(mapper: Mapper[Any], name: str, path: str) -> RelationshipProperty[Any]:

@@ -8,11 +8,10 @@ and new values there, so that only real changes count. All statements of a sessi
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     Alias,
@@ -51,16 +50,14 @@ Build = Callable[
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Stamps:
+class Stamps(NamedTuple):
     """The stamped columns of a table, and which attributes of the class count as its contents."""
 
     builders: dict[str, Build]
     names: dict[str, str]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Above:
+class Above(NamedTuple):
     """Of a table of joined inheritance: where the stamped columns are, and which attributes it has.
 
     :ivar keys: (key column of this table, key column of ``table``).

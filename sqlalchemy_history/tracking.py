@@ -7,10 +7,9 @@ collection, a foreign key, a bulk statement or a cascade made the change.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     Column,
@@ -39,8 +38,7 @@ if TYPE_CHECKING:
     Tables = Mapping[TablePlan, Sequence[Key] | None]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Tracked:
+class Tracked(NamedTuple):
     """One collection: rows of ``child`` belong to the row of ``parent`` that ``pairs`` name.
 
     :ivar pairs: (column of the parent's table, version column of the child's).

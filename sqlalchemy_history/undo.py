@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, aliased
 from sqlalchemy.orm.base import RelationshipDirection
 from sqlalchemy.schema import sort_tables_and_constraints
 
-from .changeset import AttributeChange
+from .difference import AttributeChange
 from .exc import ReverterException
 from .operation import Operation
 from .plan import ClassPlan, Key, TablePlan, class_plan, table_plan

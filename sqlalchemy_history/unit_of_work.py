@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _LastValues = Callable[[Key], Mapping[str, Any]]
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(eq=False, repr=False, slots=True)
 class Changes:
     """Rows of one table that a flush changed, by what is known about them.
 
@@ -76,7 +76,7 @@ class Changes:
                 self.unsure.extend(both)
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(eq=False, repr=False, slots=True)
 class Amendment:
     """Rows that this transaction versioned before and that a flush changed once more.
 

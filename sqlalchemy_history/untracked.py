@@ -11,21 +11,20 @@ from functools import lru_cache
 from typing import Any, Final
 
 _NAME: Final = r'(?:"[^"]+"|`[^`]+`|\[[^\]]+\]|[\w$]+)'
-_IGNORED: Final = re.compile(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", re.DOTALL)
-_WRITES: Final = re.compile(
-    rf"""\b(?:
+_IGNORED: Final = r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/"
+_WRITES: Final = rf"""\b(?:
         insert\s+(?:\w+\s+){{0,2}}into | replace\s+(?:\w+\s+)?into | merge\s+into
         | (?<!for\s)(?<!key\s)(?<!do\s)update(?:\s+or\s+\w+|\s+low_priority|\s+ignore)*
         | delete\s+(?:\w+\s+)*?from | truncate(?:\s+table)? | copy(?=\s+[^;]*\sfrom\s)
-    )\s+(?:only\s+)?({_NAME}(?:\s*\.\s*{_NAME})*)""",
-    re.IGNORECASE | re.VERBOSE,
-)
+    )\s+(?:only\s+)?({_NAME}(?:\s*\.\s*{_NAME})*)"""
 
 
 @lru_cache(maxsize=1000)
 def written_tables(sql: str) -> frozenset[str]:
     """Names of the tables, in lower case and without their schema, that SQL text seems to write."""
-    names = _WRITES.findall(_IGNORED.sub(" ", sql))
+    # compiled when the first text comes, and kept by ``re``
+    sql = re.sub(_IGNORED, " ", sql, flags=re.DOTALL)
+    names = re.findall(_WRITES, sql, re.IGNORECASE | re.VERBOSE)
     return frozenset(re.findall(_NAME, name)[-1].strip('"`[]').lower() for name in names)
 
 

@@ -22,12 +22,12 @@ from .config import OptionsDict
 from .exc import VersioningError
 from .operation import Operation
 from .plan import CHAINS_KEY, ClassPlan, Key
-from .revert import RevertReport, revert
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Mapped, SessionTransaction
     from typing_extensions import Self
 
+    from .revert import RevertReport
     from .transaction import TransactionBase
 
 
@@ -154,6 +154,8 @@ class VersionBase(query.VersionEntity):
         :param only: the attributes to take back; all of them by default.
         :raises ReverterException: for a name that the class does not have.
         """
+        from .revert import revert  # noqa: PLC0415
+
         return revert(self, relations=relations, only=only)
 
     @property

@@ -24,6 +24,7 @@ LEVELS = [
     "operation",
     "config",
     "changeset",
+    "difference",
     "schema",
     "latest",
     "strategy",
@@ -39,7 +40,7 @@ LEVELS = [
     "version",
     "history",
     "undo",
-    "time_machine",
+    "past",
     "versions",
     "mapping",
     "models",
@@ -74,10 +75,13 @@ RE_EXPORTS = {"utils", "reverter"}
 # Parts of SQLAlchemy that are optional too: they need greenlet, and import asyncio.
 NEEDS_GREENLET = {"sqlalchemy.ext.asyncio", "sqlalchemy.util.concurrency"}
 
+# What a program needs that looks back or makes a mistake, and one that only writes does not.
+ON_DEMAND = {f"{PACKAGE}.revert", "difflib"}
+
 # Parts of SQLAlchemy that are loaded when a database of that kind is used.
 DIALECTS = "sqlalchemy.dialects."
 
-READ_SIDE = {"query", "relationships", "revert", "version", "history", "undo", "time_machine"}
+READ_SIDE = {"query", "relationships", "revert", "version", "history", "undo", "past"}
 WRITE_SIDE = {"unit_of_work", "capture", "write", "write_postgresql", "record", "cascades", "bulk"}
 FORBIDDEN_NAMES = {"util", "utils", "helper", "helpers", "common", "misc"}
 
@@ -276,7 +280,7 @@ def test_imports_inside_functions_are_for_optional_frameworks_only() -> None:
         for name in modules()
         for one in imports(name)
         if one.inside_function
-        and one.target not in NEEDS_GREENLET
+        and one.target not in NEEDS_GREENLET | ON_DEMAND
         and not one.target.startswith(DIALECTS)
         and one.target.split(".")[0] in own
     ]
@@ -323,6 +327,16 @@ def test_import_has_no_side_effect() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["[]", "[]"]
+
+
+def test_a_program_that_only_writes_loads_nothing_that_looks_back() -> None:
+    """Reverts, timelines, the time machine, undo and upkeep are imported when they are asked for."""
+    code = "import sys, sqlalchemy_history; print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(_folder().parent)}
+    loaded = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    later = ("difference", "history", "maintenance", "past", "revert", "undo")
+    names = {*(f"{PACKAGE}.{name}" for name in later), "sqlalchemy.ext.associationproxy"}
+    assert names.isdisjoint(loaded.split())
 
 
 def test_public_names_are_there() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -273,7 +272,7 @@ class TestEffects:
 
 def test_every_option_is_documented_and_typed() -> None:
     """Options, OptionsDict and the docstring name the same options."""
-    names = [field.name for field in dataclasses.fields(Options)]
+    names = Options._fields
     assert set(OptionsDict.__annotations__) == set(names)
     for name in names:
         assert f":ivar {name}:" in (Options.__doc__ or "")
@@ -281,5 +280,5 @@ def test_every_option_is_documented_and_typed() -> None:
 
 def test_options_are_frozen() -> None:
     """What set-up decided does not change."""
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         Options().strategy = "subquery"  # type: ignore[misc]

@@ -261,7 +261,7 @@ class TestReadOnly:
             monkeypatch.setattr(past, "close", fail)
 
         def fail_to_drop(past: Session) -> None:
-            here = sys.modules["sqlalchemy_history.time_machine"]
+            here = sys.modules["sqlalchemy_history.past"]
             monkeypatch.setattr(here._Past, "_drop_views", fail)
 
         def use(act: Callable[[Session], None]) -> None:
