@@ -22,6 +22,7 @@ from .operation import Operation
 from .plan import ClassPlan, all_registries, class_plan
 from .query import plan_of
 from .revert import Tree, as_it_was, relation_tree, targets_of
+from .version import version_values
 
 if TYPE_CHECKING:
     from .versions import Versioned
@@ -62,8 +63,8 @@ def timeline(session: Session, obj: Any) -> list[TimelineEntry[Any]]:
     entries = []
     before: dict[str, Any] | None = None
     for version in session.scalars(statement, execution_options={"populate_existing": True}):
-        values = version_values(plan, version)
-        operation = getattr(version, plan.options.operation_type_column_name)
+        values = version_values(version)
+        operation = plan.operation_of(version)
         entries.append(
             TimelineEntry(
                 version=version,
@@ -119,21 +120,16 @@ def blame(session: Session, obj: Any) -> dict[str, Any]:
     plan = plan_of(obj)
     blamed: dict[str, Any] = {}
     before: dict[str, Any] | None = None
-    until = _tx(plan, obj) if isinstance(obj, query.VersionEntity) else None
+    until = plan.tx_of(obj) if isinstance(obj, query.VersionEntity) else None
     for entry in timeline(session, obj):
-        if until is not None and _tx(plan, entry.version) > until:
+        if until is not None and plan.tx_of(entry.version) > until:
             break
-        values = version_values(plan, entry.version)
+        values = version_values(entry.version)
         for name, value in values.items():
             if before is None or before[name] != value:
                 blamed[name] = entry.transaction
         before = None if entry.operation_type == Operation.DELETE else values
     return blamed
-
-
-def _tx(plan: ClassPlan, version: Any) -> int:
-    tx: int = getattr(version, plan.options.transaction_column_name)
-    return tx
 
 
 def diff(older: Any, newer: Any, relations: Sequence[str] = ()) -> Diff:
@@ -219,16 +215,10 @@ def _then(plan: ClassPlan, obj: Any, tree: Tree) -> Any:
 def _is_there(obj: Any) -> bool:
     """Neither a version that is a DELETE nor a live object that is gone."""
     if isinstance(obj, query.VersionEntity):
-        operation = obj.__version_plan__.options.operation_type_column_name
-        return bool(getattr(obj, operation) != Operation.DELETE)
+        return bool(obj.__version_plan__.operation_of(obj) != Operation.DELETE)
     return not inspect(obj).was_deleted
 
 
 def _state(plan: ClassPlan, obj: Any, names: list[str]) -> dict[str, Any]:
     """The values of a live object or of a version; a DELETE, or a row that is gone, has none."""
     return {name: getattr(obj, name) for name in names} if _is_there(obj) else {}
-
-
-def version_values(plan: ClassPlan, version: Any) -> dict[str, Any]:
-    """The values of the attributes with a history that ``version`` holds."""
-    return {name: getattr(version, name) for name in plan.attribute_order}

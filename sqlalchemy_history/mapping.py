@@ -118,7 +118,7 @@ def check_names(mapper: Mapper[Any], options: Options) -> None:
             f"needs; rename the attribute (a column may keep its name in the database: "
             f"mapped_column('versions', ...))"
         )
-    needed = {*RESERVED, *own_column_names(options, STRATEGIES[options.strategy].has_end)}
+    needed = {*RESERVED, *own_column_names(options)}
     for name in sorted(needed & attributes - (options.exclude - options.include)):
         raise ImproperlyConfigured(
             f"{cls.__name__}.{name} has the name of something that {version_class_name(mapper)} "
@@ -174,9 +174,8 @@ def check_table(table: Table, options: Options, excluded: frozenset[Column[Any]]
                 f"{table.name}.{column.name} is part of the primary key and cannot be excluded"
             )
     columns = [c for c in table.c if c not in excluded]
-    has_end = STRATEGIES[options.strategy].has_end
     metadata = table.metadata if options.create_tables else MetaData()
-    check_version_table(table, columns, options, has_end, metadata)
+    check_version_table(table, columns, options, metadata)
 
 
 def build_table_plan(
@@ -198,7 +197,7 @@ def build_table_plan(
     columns = [c for c in table.c if c not in excluded]
     metadata = table.metadata if options.create_tables else MetaData()
     added = [c for hook in manager.plugins.hooks("version_columns") for c in hook(table, columns)]
-    version = build_version_table(table, columns, options, strategy.has_end, metadata, added)
+    version = build_version_table(table, columns, options, metadata, added)
     plan = TablePlan(
         manager=manager,
         parent=table,
@@ -227,7 +226,7 @@ def build_class_plan(
     options: Options,
 ) -> ClassPlan:
     """Put the plan of a class together."""
-    columns = _versioned_columns(mapper, _to_version(tables))
+    columns = _versioned_columns(mapper, version_parts(tables))
     key_names = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
     lock = mapper.version_id_col
     writable = frozenset(
@@ -291,7 +290,7 @@ def _base_plan(plan: ClassPlan, made: dict[ClassPlan, type[Any]]) -> ClassPlan |
     return base
 
 
-def _to_version(tables: Iterable[TablePlan]) -> dict[Any, Any]:
+def version_parts(tables: Iterable[TablePlan]) -> dict[Any, Any]:
     """From parent tables and their columns to version tables and their columns."""
     found: dict[Any, Any] = {}
     for plan in tables:
@@ -362,13 +361,13 @@ def _new_class(mapper: Mapper[Any], options: Options, inherits: type[Any] | None
 
 def _map(version_class: type[Any], plan: ClassPlan, inherited: ClassPlan | None) -> None:
     mapper = plan.mapper
-    to_version = _to_version(plan.tables)
-    columns = _versioned_columns(mapper, to_version)
+    copies_of = version_parts(plan.tables)
+    columns = _versioned_columns(mapper, copies_of)
     root, local = plan.tables[0], plan.tables[-1]
     own_table = inherited is None or local is not inherited.tables[-1]
     properties: dict[str, Any] = {}
     for name, parent_columns in columns.items():
-        copies = [to_version[c] for c in parent_columns]
+        copies = [copies_of[c] for c in parent_columns]
         if inherited is None or any(c.table is local.version for c in copies):
             properties[name] = copies if len(copies) > 1 else copies[0]
     if own_table:
@@ -391,7 +390,7 @@ def _map(version_class: type[Any], plan: ClassPlan, inherited: ClassPlan | None)
             viewonly=True,
             uselist=False,
         )
-    arguments = _inheritance(version_class, plan, inherited, to_version)
+    arguments = _inheritance(version_class, plan, inherited, copies_of)
     for prop in column_properties(mapper):
         # it must be the very attribute, where there is one
         if "polymorphic_on" in arguments and prop.columns[0] is mapper.polymorphic_on:
@@ -417,7 +416,7 @@ def _inheritance(
         arguments["polymorphic_identity"] = mapper.polymorphic_identity
     if inherited is None:
         if polymorphic_on is not None:
-            arguments["polymorphic_on"] = _adapt(polymorphic_on, to_version)
+            arguments["polymorphic_on"] = adapt(polymorphic_on, to_version)
         return arguments
     arguments["inherits"] = version_class.__base__
     upper = inherited.tables[-1]
@@ -450,8 +449,11 @@ def _copy_property(prop: Any, plan: ClassPlan) -> Any:
     return None
 
 
-def _adapt(expression: ColumnElement[Any], to_version: Mapping[Any, Any]) -> Any:
-    """``expression`` about the live tables as one about their version tables."""
+def adapt(expression: ColumnElement[Any], to_version: Mapping[Any, Any]) -> Any:
+    """``expression`` about the live tables as one about their version tables.
+
+    :param to_version: as from :func:`version_parts`.
+    """
     return visitors.replacement_traverse(
         expression, {}, lambda element, **kw: to_version.get(element)
     )

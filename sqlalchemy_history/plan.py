@@ -16,6 +16,7 @@ from sqlalchemy.orm.attributes import manager_of_class
 from sqlalchemy.orm.mapper import _CONFIGURE_MUTEX, _all_registries
 
 from .config import Options
+from .schema import own_column_names
 from .strategy import Strategy
 
 if TYPE_CHECKING:
@@ -122,7 +123,15 @@ class ClassPlan:
     @property
     def transaction_id(self) -> Any:
         """The attribute of the version class that holds the transaction's id."""
-        return getattr(self.version_class, self.options.transaction_column_name)
+        return self.tx_of(self.version_class)
+
+    def tx_of(self, version: Any) -> Any:
+        """The transaction's id of a version, or the attribute of a class or an alias that holds it."""
+        return getattr(version, self.options.transaction_column_name)
+
+    def operation_of(self, version: Any) -> Any:
+        """The operation type of a version."""
+        return getattr(version, self.options.operation_type_column_name)
 
     def key_of_object(self, obj: Any) -> Key:
         """The key of a live object or of a version."""
@@ -138,12 +147,7 @@ class EntityColumns:
 
     def __init__(self, plan: ClassPlan, entity: Any) -> None:
         root, options = plan.root, plan.options
-        names = [
-            options.transaction_column_name,
-            options.operation_type_column_name,
-        ]
-        if root.end is not None:
-            names.append(options.end_transaction_column_name)
+        names = own_column_names(options)
         self.c: dict[str, Any] = {name: getattr(entity, name) for name in names}
         for (column, _), name in zip(root.keys, plan.key_attributes, strict=True):
             self.c[column.key] = getattr(entity, name)

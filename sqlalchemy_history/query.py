@@ -129,7 +129,7 @@ def moment(plan: ClassPlan, at: Moment) -> Any:
     cls = class_of(at)
     version_plan = class_plan(cls) if cls is not None else None
     if version_plan is not None and isinstance(at, VersionEntity):
-        return getattr(at, version_plan.options.transaction_column_name)
+        return version_plan.tx_of(at)
     raise TypeError(
         f"{at!r} is no moment; give a Transaction, the id of one, or a datetime with a timezone"
     )
@@ -318,7 +318,7 @@ def versions_between(entity: Any, since: Moment, until: Moment) -> Any:
         at ``since`` is included and what was issued at ``until`` is not.
     """
     plan, target = version_entity(entity)
-    tx = getattr(target, plan.options.transaction_column_name)
+    tx = plan.tx_of(target)
     bounds = []
     for at, is_start in ((since, True), (until, False)):
         if isinstance(at, dt.datetime):
@@ -345,14 +345,14 @@ def has_key(plan: ClassPlan, entity: Any, key: Key) -> ColumnElement[bool]:
 def versions_of(plan: ClassPlan, key: Key, *, descending: bool = False) -> Select[Any]:
     """All versions of the row with ``key``, in the order of their transactions."""
     cls: Any = plan.version_class
-    tx = getattr(cls, plan.options.transaction_column_name)
+    tx = plan.tx_of(cls)
     return select(cls).where(has_key(plan, cls, key)).order_by(tx.desc() if descending else tx)
 
 
 def neighbour(plan: ClassPlan, key: Key, tx: int, step: int) -> Select[Any]:
     """The version of the row with ``key`` right before (``step`` -1) or after (1) ``tx``."""
     cls: Any = plan.version_class
-    column = getattr(cls, plan.options.transaction_column_name)
+    column = plan.tx_of(cls)
     return (
         select(cls)
         .where(has_key(plan, cls, key), column < tx if step < 0 else column > tx)
@@ -364,5 +364,5 @@ def neighbour(plan: ClassPlan, key: Key, tx: int, step: int) -> Select[Any]:
 def position(plan: ClassPlan, key: Key, tx: int) -> Select[Any]:
     """How many versions of the row with ``key`` come before ``tx``."""
     cls: Any = plan.version_class
-    column = getattr(cls, plan.options.transaction_column_name)
+    column = plan.tx_of(cls)
     return select(func.count()).select_from(cls).where(has_key(plan, cls, key), column < tx)

@@ -88,7 +88,7 @@ def revert(
     tree = relation_tree(plan, relations)
     with session.no_autoflush:
         reversal = Reversal(session)
-        if getattr(version, plan.options.operation_type_column_name) == Operation.DELETE:
+        if plan.operation_of(version) == Operation.DELETE:
             reversal.delete(reversal.find(plan, version))
         else:
             reversal.revert(as_it_was(session, version, tree), tree, names)
@@ -173,7 +173,7 @@ class Reversal:
             live = plan.mapper.class_manager.new_instance()
             for name in plan.key_attributes:
                 setattr(live, name, getattr(version, name))
-            names = chosen_names(plan, ())
+            names = chosen_names(plan)
             self._live[plan.root, plan.key_of_object(version)] = live
             self._actions[inspect(live)] = "created"
             self.session.add(live)
@@ -219,7 +219,7 @@ class Reversal:
             # a collection may number or label what comes and goes
             for target, obj in zip(targets, wanted, strict=True):
                 if target is not obj:
-                    self.set(obj, target, chosen_names(target.__version_plan__, ()))
+                    self.set(obj, target, chosen_names(target.__version_plan__))
 
     def relate(
         self, live: Any, prop: RelationshipProperty[Any], present: list[Any], wanted: list[Any]
@@ -247,7 +247,7 @@ class Reversal:
             return target
         plan = target.__version_plan__
         return self.revert(
-            target, subtree, () if prop.secondary is not None else chosen_names(plan, ())
+            target, subtree, () if prop.secondary is not None else chosen_names(plan)
         )
 
     def _revert_reference(
@@ -303,7 +303,7 @@ class Reversal:
 # -- what to take back
 
 
-def chosen_names(plan: ClassPlan, only: Iterable[str]) -> tuple[str, ...]:
+def chosen_names(plan: ClassPlan, only: Iterable[str] = ()) -> tuple[str, ...]:
     """The attributes to write back: those in ``only``, by default all that can be written."""
     if isinstance(only, str):
         raise ReverterException(f"only={only!r}: give a list of names")
@@ -373,7 +373,7 @@ def as_it_was(session: Session, version: Any, tree: Tree) -> Any:
         return version
     plan: ClassPlan = version.__version_plan__
     token = inspect(version).identity_token
-    at = token[1] if token else getattr(version, plan.options.transaction_column_name)
+    at = token[1] if token else plan.tx_of(version)
     cls: Any = plan.version_class
     statement = query.as_of(cls, at).where(query.has_key(plan, cls, plan.key_of_object(version)))
     found = session.scalars(statement.options(*_loads(inspect(cls), tree))).one_or_none()

@@ -53,10 +53,10 @@ def identity_columns(table: Table) -> tuple[Column[Any], ...]:
     return keys or tuple(c for c in table.c if c.foreign_keys) or tuple(table.c)
 
 
-def own_column_names(options: Options, has_end: bool) -> list[str]:
+def own_column_names(options: Options) -> list[str]:
     """The names of the columns that a version table has beside those of its parent, in order."""
     names = [options.transaction_column_name, options.operation_type_column_name]
-    if has_end:
+    if options.strategy == "validity":
         names.insert(1, options.end_transaction_column_name)
     return names
 
@@ -65,7 +65,6 @@ def check_version_table(
     parent: Table,
     columns: Iterable[Column[Any]],
     options: Options,
-    has_end: bool,
     metadata: MetaData,
 ) -> None:
     """Refuse a name that is taken.
@@ -74,7 +73,7 @@ def check_version_table(
     """
     # databases do not tell upper and lower case apart in names that are not quoted
     taken = {name.lower(): name for column in columns for name in (column.name, column.key)}
-    for name in own_column_names(options, has_end):
+    for name in own_column_names(options):
         if name.lower() in taken:
             raise ImproperlyConfigured(
                 f"table {parent.fullname!r} has a column {taken[name.lower()]!r} of its own, a "
@@ -93,7 +92,6 @@ def build_version_table(
     parent: Table,
     columns: Iterable[Column[Any]],
     options: Options,
-    has_end: bool,
     metadata: MetaData,
     added: Iterable[Column[Any]] = (),
 ) -> Table:
@@ -103,11 +101,11 @@ def build_version_table(
     :raises ImproperlyConfigured: when a column or a table of that name is there already.
     """
     columns = list(columns)
-    check_version_table(parent, columns, options, has_end, metadata)
+    check_version_table(parent, columns, options, metadata)
     keys = identity_columns(parent)
     copies = [_copy_column(column, primary_key=column in keys) for column in columns]
     names = {column.name for column in copies}
-    tx, *others = own_column_names(options, has_end)
+    tx, *others = own_column_names(options)
     own = [
         Column(tx, BigInteger, primary_key=True, autoincrement=False),
         *(Column(name, BigInteger, nullable=True) for name in others[:-1]),
@@ -127,7 +125,7 @@ def build_version_table(
         *copies,
         *own,
         *added,
-        *_indexes(name, [c for c in copies if c.primary_key], own, options, has_end),
+        *_indexes(name, [c for c in copies if c.primary_key], own, options),
         schema=options.schema or parent.schema,
     )
 
@@ -137,13 +135,12 @@ def _indexes(
     keys: list[Column[Any]],
     own: list[Column[Any]],
     options: Options,
-    has_end: bool,
 ) -> Iterable[Index]:
     if options.indexes == "compatible":
         yield from (Index(conv(f"ix_{table_name}_{c.name}"), c) for c in own)
     else:
         yield Index(conv(f"ix_{table_name}_{own[0].name}"), own[0])
-    if has_end and options.unique_open:
+    if len(own) == 3 and options.unique_open:
         is_open = own[1].is_(None)
         yield Index(
             conv(f"uq_{table_name}_open"),

@@ -22,7 +22,7 @@ from .difference import AttributeChange
 from .exc import ReverterException
 from .operation import Operation
 from .plan import ClassPlan, Key, TablePlan, class_plan, table_plan
-from .revert import Reversal, Reverted, RevertReport, targets_of
+from .revert import Reversal, Reverted, RevertReport, chosen_names, targets_of
 
 #: a row, of whichever of the tables of a hierarchy
 _Place = tuple[TablePlan, Key]
@@ -78,7 +78,7 @@ class _Step:
     version: Any
     state: Any
     live: Any
-    names: list[str]
+    names: Sequence[str]
 
     @property
     def place(self) -> _Place:
@@ -244,7 +244,9 @@ def _steps(
         step = _step(
             version.__version_plan__,
             version,
-            None if previous is None or _operation(previous) == Operation.DELETE else previous,
+            None
+            if previous is None or plan.operation_of(previous) == Operation.DELETE
+            else previous,
             living.get(plan.key_of_object(version)),
             conflicts,
         )
@@ -258,7 +260,7 @@ def _step(
     def conflict(attribute: str | None, reason: str) -> None:
         conflicts.append(Conflict(version=version, attribute=attribute, reason=reason))
 
-    operation = _operation(version)
+    operation = plan.operation_of(version)
     if operation == Operation.INSERT:
         if live is None:
             return None
@@ -272,7 +274,7 @@ def _step(
     if live is None:
         if operation == Operation.UPDATE:
             conflict(None, "it was deleted since")
-        return _Step(plan, version, state, None, _all_names(plan))
+        return _Step(plan, version, state, None, chosen_names(plan))
     if operation == Operation.DELETE:
         names = _differing(plan, state, live)
         if names:
@@ -321,18 +323,7 @@ def _link_values(prop: Any, owner: Any, target: Any) -> dict[str, Any]:
 
 
 def _differing(plan: ClassPlan, one: Any, other: Any) -> list[str]:
-    return [name for name in _all_names(plan) if getattr(one, name) != getattr(other, name)]
-
-
-def _all_names(plan: ClassPlan) -> list[str]:
-    """All that a new object gets."""
-    return [name for name in plan.attribute_order if name in plan.writable]
-
-
-def _operation(version: Any) -> int:
-    plan: ClassPlan = version.__version_plan__
-    operation: int = getattr(version, plan.options.operation_type_column_name)
-    return operation
+    return [name for name in chosen_names(plan) if getattr(one, name) != getattr(other, name)]
 
 
 def _referred_first(steps: list[_Step]) -> list[_Ordered]:

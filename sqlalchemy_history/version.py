@@ -10,7 +10,7 @@ where the session holds other versions of the object already, the first step doe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from sqlalchemy import inspect
@@ -143,7 +143,9 @@ class VersionBase(query.VersionEntity):
         previous = self.previous
         if previous is not None and previous._operation == Operation.DELETE:
             previous = None
-        return changeset_of(None if previous is None else previous._values(), self._values())
+        return changeset_of(
+            None if previous is None else version_values(previous), version_values(self)
+        )
 
     def revert(self, relations: Sequence[str] = (), only: Sequence[str] = ()) -> RevertReport:
         """Make the live object equal to this version; a deleted one comes back with its key.
@@ -195,8 +197,7 @@ class VersionBase(query.VersionEntity):
         plan = cls.__version_plan__
         key = key_from(plan, identity)
         statement = query.versions_of(plan, key, descending=True)
-        tx = getattr(cls, plan.options.transaction_column_name)
-        return session.scalars(statement.where(tx <= transaction_id).limit(1)).first()
+        return session.scalars(statement.where(plan.tx_of(cls) <= transaction_id).limit(1)).first()
 
     @classmethod
     def all_versions(
@@ -238,18 +239,11 @@ class VersionBase(query.VersionEntity):
 
     @property
     def _tx(self) -> int:
-        return cast(int, getattr(self, self.__version_plan__.options.transaction_column_name))
+        return cast(int, self.__version_plan__.tx_of(self))
 
     @property
     def _operation(self) -> int:
-        return cast(int, getattr(self, self.__version_plan__.options.operation_type_column_name))
-
-    def _values(self) -> dict[str, Any]:
-        loaded = self.__dict__
-        return {
-            name: loaded[name] if name in loaded else getattr(self, name)
-            for name in self.__version_plan__.attribute_order
-        }
+        return cast(int, self.__version_plan__.operation_of(self))
 
     def _session_and_key(self) -> tuple[Session, Key]:
         session = object_session(self)
@@ -301,10 +295,19 @@ class _AwaitableAttributes:
         return self._version._awaitable(name)
 
 
+def version_values(version: VersionBase) -> dict[str, Any]:
+    """The values of the attributes with a history that ``version`` holds."""
+    loaded = version.__dict__
+    return {
+        name: loaded[name] if name in loaded else getattr(version, name)
+        for name in version.__version_plan__.attribute_order
+    }
+
+
 def key_from(plan: ClassPlan, identity: Any) -> Key:
     """The key that ``identity`` means: a mapping by attribute, a value, or a tuple of values."""
     names = plan.key_attributes
-    if isinstance(identity, dict):
+    if isinstance(identity, Mapping):
         if set(identity) != set(names):
             raise VersioningError(
                 f"{plan.mapper.class_.__name__} is identified by {', '.join(names)}; "

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from sqlalchemy_history.config import nearest
 from sqlalchemy_history.exc import VersioningError
-from sqlalchemy_history.plan import ClassPlan, Key, as_key
+from sqlalchemy_history.plan import ClassPlan, Key, key_values
+from sqlalchemy_history.version import key_from
 
 from .transactions import REDACT_MARK
 from .upkeep import Upkeep
@@ -44,7 +45,7 @@ def redact(
     """
     work = Upkeep(session, model, "redact")
     plan = work.plan
-    key = _key(plan, ident)
+    key = key_from(plan, ident)
     values = _replacements(plan, columns)
     _check_live_row(work, key, values)
     text = ", ".join(column.name for column in values)
@@ -65,33 +66,12 @@ def redact(
                 versions = versions if live else max(versions, changed)
     for hook in plan.manager.plugins.hooks("redacted"):
         hook(session, plan, key, tuple(values))
-    obj = session.identity_map.get(session.identity_key(plan.mapper.class_, ident=_values(key)))
+    identity = key_values(key, len(plan.key_attributes))
+    obj = session.identity_map.get(session.identity_key(plan.mapper.class_, ident=identity))
     if obj is not None:
         session.expire(obj)
     work.finish()
     return versions
-
-
-def _values(key: Key) -> tuple[Any, ...]:
-    return key if isinstance(key, tuple) else (key,)
-
-
-def _key(plan: ClassPlan, ident: Any) -> Key:
-    names = plan.key_attributes
-    if isinstance(ident, Mapping):
-        if set(ident) != set(names):
-            raise VersioningError(
-                f"the primary key of {plan.mapper.class_.__name__} is ({', '.join(names)}), "
-                f"not ({', '.join(ident)})"
-            )
-        return as_key(ident[name] for name in names)
-    values = _values(ident)
-    if len(values) != len(names):
-        raise VersioningError(
-            f"{ident!r} is no primary key of {plan.mapper.class_.__name__}; it is made of "
-            f"({', '.join(names)})"
-        )
-    return as_key(values)
 
 
 def _replacements(

@@ -21,12 +21,12 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy.orm import Session, foreign, registry, relationship
-from sqlalchemy.sql import visitors
 from typing_extensions import override
 
 from sqlalchemy_history.config import RECORDED_BY_PLUGIN
 from sqlalchemy_history.hooks import TX, Plugin, Written
-from sqlalchemy_history.plan import ClassPlan
+from sqlalchemy_history.mapping import adapt, version_parts
+from sqlalchemy_history.plan import ClassPlan, same_object
 
 from .rows import move_rows, new_class, new_table
 
@@ -128,15 +128,9 @@ def _changed(plan: ClassPlan) -> ColumnElement[bool]:
     conditions: list[Any] = [local.tx == TX]
     discriminator: Any = plan.mapper.polymorphic_on
     if discriminator is not None and plan.mapper.polymorphic_identity is not None:
-        copies: dict[Any, Any] = {}
-        for table in plan.tables:
-            copies[table.parent] = table.version
-            copies.update(table.columns)
-        discriminator = visitors.replacement_traverse(
-            discriminator, {}, lambda element, **kw: copies.get(element)
-        )
+        discriminator = adapt(discriminator, version_parts(plan.tables))
         conditions.append(discriminator == plan.mapper.polymorphic_identity)
         if local is not root:
-            keys = zip(root.keys_of(root.version), local.keys_of(local.version), strict=True)
-            conditions += [root.tx == TX, *(a == b for a, b in keys)]
+            same = same_object(root, root.version, local, local.version)
+            conditions += [root.tx == TX, same]
     return exists().where(*conditions)
