@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, configure_mappers
 
-from benchmarks.contenders import DELETE, INSERT, UPDATE, Contender
+from benchmarks.contenders import DELETE, INSERT, UPDATE, Changed, Contender
 from benchmarks.models import Models, declare
 
 #: Number of rows by table and by "insert", "update", "delete" or "closed"; of the transaction
@@ -154,8 +154,8 @@ class Bench:
         measured.seconds = time.perf_counter() - start
 
     def commit(self, session: Session, **changes: Any) -> None:
-        """Commit and say what changed; see :meth:`.Contender.flush`."""
-        self.contender.commit(session, **changes)
+        """Commit and say what changed; see :class:`.Changed`."""
+        self.contender.commit(session, Changed(**changes))
 
     # Set-up
 

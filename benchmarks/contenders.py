@@ -11,9 +11,9 @@ from __future__ import annotations
 import datetime as dt
 import importlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -39,6 +39,19 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapper, Session, attributes, object_mapper
 
 INSERT, UPDATE, DELETE = 0, 1, 2
+
+
+class Changed(NamedTuple):
+    """What a workload has changed since the last flush."""
+
+    inserted: Sequence[Any] = ()
+    updated: Sequence[Any] = ()
+    deleted: Sequence[Any] = ()
+    linked: tuple[Table, Sequence[Mapping[str, Any]]] | None = None
+
+    def objects(self) -> Iterable[tuple[int, Sequence[Any]]]:
+        """The objects with the operation of their versions."""
+        return (INSERT, self.inserted), (UPDATE, self.updated), (DELETE, self.deleted)
 
 
 class Contender:
@@ -95,20 +108,12 @@ class Contender:
         """What it recorded, by table and operation, where that is not in the same tables."""
         return None
 
-    def flush(
-        self,
-        session: Session,
-        *,
-        inserted: Sequence[Any] = (),
-        updated: Sequence[Any] = (),
-        deleted: Sequence[Any] = (),
-        linked: tuple[Table, Sequence[Mapping[str, Any]]] | None = None,
-    ) -> None:
-        """Flush; the arguments say what changed, for those who have to be told."""
+    def flush(self, session: Session, changed: Changed) -> None:
+        """Flush; *changed* is for those who have to be told."""
         session.flush()
 
-    def commit(self, session: Session, **changes: Any) -> None:
-        """Commit; *changes* as for :meth:`flush`."""
+    def commit(self, session: Session, changed: Changed) -> None:
+        """Commit; *changed* is for those who have to be told."""
         session.commit()
 
     def bulk_update(self, session: Session, statement: Any) -> None:
@@ -182,20 +187,12 @@ class Handwritten(Contender):
         key: int = result.inserted_primary_key[0]
         return key
 
-    def flush(
-        self,
-        session: Session,
-        *,
-        inserted: Sequence[Any] = (),
-        updated: Sequence[Any] = (),
-        deleted: Sequence[Any] = (),
-        linked: tuple[Table, Sequence[Mapping[str, Any]]] | None = None,
-    ) -> None:
+    def flush(self, session: Session, changed: Changed) -> None:
         session.flush()
         rows: dict[Table, list[dict[str, Any]]] = {}
         closes: dict[Table, list[dict[str, Any]]] = {}
         tx = self._begin(session)
-        for operation, objects in ((INSERT, inserted), (UPDATE, updated), (DELETE, deleted)):
+        for operation, objects in changed.objects():
             for instance in objects:
                 table = instance.__table__
                 values = instance.__dict__
@@ -205,8 +202,8 @@ class Handwritten(Contender):
                 rows.setdefault(table, []).append(row)
                 if operation != INSERT:
                     closes.setdefault(table, []).append({"key_id": values["id"], "tx": tx})
-        if linked is not None:
-            table, links = linked
+        if changed.linked is not None:
+            table, links = changed.linked
             rows[table] = [{**link, "transaction_id": tx, "operation_type": 0} for link in links]
         if self.strategy == "validity":
             for table, keys in closes.items():
@@ -214,8 +211,8 @@ class Handwritten(Contender):
         for table, versions in rows.items():
             session.execute(self.inserts[table], versions)
 
-    def commit(self, session: Session, **changes: Any) -> None:
-        self.flush(session, **changes)
+    def commit(self, session: Session, changed: Changed) -> None:
+        self.flush(session, changed)
         session.commit()
 
     def bulk_update(self, session: Session, statement: Any) -> None:
@@ -265,15 +262,7 @@ class Floor(Handwritten):
         for name in ("before_execute", "before_cursor_execute", "after_execute", "handle_error"):
             event.listen(Engine, name, _listen_only)
 
-    def flush(
-        self,
-        session: Session,
-        *,
-        inserted: Sequence[Any] = (),
-        updated: Sequence[Any] = (),
-        deleted: Sequence[Any] = (),
-        linked: tuple[Table, Sequence[Mapping[str, Any]]] | None = None,
-    ) -> None:
+    def flush(self, session: Session, changed: Changed) -> None:
         session.flush()
         connection = session.connection()
         self._kind = connection.dialect.name
@@ -287,12 +276,12 @@ class Floor(Handwritten):
         else:
             cursor.execute(insert_row, [now.isoformat(" ")])
             tx = cursor.lastrowid
-        changed: dict[tuple[Table, int], list[int]] = {}
-        for operation, objects in ((INSERT, inserted), (UPDATE, updated), (DELETE, deleted)):
+        keys_of: dict[tuple[Table, int], list[int]] = {}
+        for operation, objects in changed.objects():
             for instance in objects:
                 key = instance.__dict__["id"]
-                changed.setdefault((instance.__table__, operation), []).append(key)
-        for (table, operation), keys in changed.items():
+                keys_of.setdefault((instance.__table__, operation), []).append(key)
+        for (table, operation), keys in keys_of.items():
             version, columns = self.versions[table].name, ", ".join(self.names[table])
             which, parameters = self._which(keys)
             if operation != INSERT and self.strategy == "validity":
@@ -310,8 +299,8 @@ class Floor(Handwritten):
                 f"SELECT {columns}, {tx}, {operation} FROM {source} WHERE {where}",
                 parameters,
             )
-        if linked is not None:
-            table, links = linked
+        if changed.linked is not None:
+            table, links = changed.linked
             names = self.names[table]
             cursor.executemany(
                 f"INSERT INTO {self.versions[table].name} ({', '.join(names)}, transaction_id, "

@@ -15,7 +15,7 @@ from sqlalchemy import func, literal, select, update
 from sqlalchemy.orm import Session, configure_mappers
 
 from benchmarks.bench import Bench, Rows
-from benchmarks.contenders import DELETE, INSERT, UPDATE
+from benchmarks.contenders import DELETE, INSERT, UPDATE, Changed
 from benchmarks.models import WIDE_COLUMNS, declare_many
 
 Function = Callable[[Bench, int], "Rows | None"]
@@ -234,7 +234,7 @@ def _one_dirty(bench: Bench, n: int, *, flush_alone: bool) -> Rows:
         with bench.clock():
             objects[-1].score += 1
             if flush_alone:
-                bench.contender.flush(session, updated=objects[-1:])
+                bench.contender.flush(session, Changed(updated=objects[-1:]))
             else:
                 bench.commit(session, updated=objects[-1:])
         session.commit()
