@@ -18,19 +18,11 @@ from sqlalchemy_history import (
     version_class,
     version_table,
 )
-from tests.test_relationships import declare, names, tell
+from tests.test_relationships import models, names, session, tell
+
+__all__ = ["models", "session"]
 
 sqlite_only = pytest.mark.backends("sqlite")
-
-
-@pytest.fixture
-def models(versioning: Any, Base: Any) -> SimpleNamespace:
-    return declare(Base)
-
-
-@pytest.fixture
-def session(models: SimpleNamespace, open_session: Callable[..., Any]) -> Any:
-    return open_session()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, mapped_column, relationship
 
 import sqlalchemy_history as h
 from chain import DELETE, INSERT, UPDATE, count_transactions, history, laws
+from shapes import declare_articles, declare_shapes
 from sqlalchemy_history.plugins import ChangeLogPlugin, TransactionChangesPlugin
 from support import upsert
 
@@ -27,17 +28,6 @@ pytestmark = [
 def models(versioning: Any, Base: Any, laws: Any) -> SimpleNamespace:
     """Articles with notes (orphans go), remarks (by the database) and tags; a joined hierarchy."""
     laws.whole, laws.repeats = False, True
-    article_tag = sa.Table(
-        "article_tag",
-        Base.metadata,
-        sa.Column("article_id", sa.ForeignKey("article.id"), primary_key=True),
-        sa.Column("tag_id", sa.ForeignKey("tag.id"), primary_key=True),
-    )
-
-    class Tag(Base):
-        __tablename__ = "tag"
-        __versioned__ = {}
-        id = mapped_column(sa.Integer, primary_key=True)
 
     class Note(Base):
         __tablename__ = "note"
@@ -51,39 +41,14 @@ def models(versioning: Any, Base: Any, laws: Any) -> SimpleNamespace:
         id = mapped_column(sa.Integer, primary_key=True)
         article_id = mapped_column(sa.ForeignKey("article.id", ondelete="CASCADE"))
 
-    class Article(Base):
-        __tablename__ = "article"
-        __versioned__ = {}
-        id = mapped_column(sa.Integer, primary_key=True)
-        name = mapped_column(sa.String(50))
-        rank = mapped_column(sa.Integer)
-        tags = relationship(Tag, secondary=article_tag)
-        notes = relationship(Note, cascade="all, delete-orphan")
-        remarks = relationship(Remark, passive_deletes="all")
-
-    class Shape(Base):
-        __tablename__ = "shape"
-        __versioned__ = {}
-        id = mapped_column(sa.Integer, primary_key=True)
-        name = mapped_column(sa.String(50))
-        kind = mapped_column(sa.String(10))
-        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "shape"}
-
-    class Circle(Shape):
-        __tablename__ = "circle"
-        id = mapped_column(sa.ForeignKey("shape.id"), primary_key=True)
-        radius = mapped_column(sa.Integer)
-        __mapper_args__ = {"polymorphic_identity": "circle"}
-
-    return SimpleNamespace(
-        Article=Article,
-        Note=Note,
-        Remark=Remark,
-        Tag=Tag,
-        Shape=Shape,
-        Circle=Circle,
-        article_tag=article_tag,
+    articles = declare_articles(
+        Base,
+        rank=mapped_column(sa.Integer),
+        notes=relationship(Note, cascade="all, delete-orphan"),
+        remarks=relationship(Remark, passive_deletes="all"),
     )
+    shapes = declare_shapes(Base)
+    return SimpleNamespace(Note=Note, Remark=Remark, **vars(articles), **vars(shapes))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,19 +16,11 @@ from sqlalchemy_history import (
     diff,
     version_class,
 )
-from tests.test_relationships import declare, names, tell
+from tests.test_relationships import declare, models, names, session, tell
+
+__all__ = ["models", "session"]
 
 pytestmark = pytest.mark.backends("sqlite")
-
-
-@pytest.fixture
-def models(versioning: Any, Base: Any) -> SimpleNamespace:
-    return declare(Base)
-
-
-@pytest.fixture
-def session(models: SimpleNamespace, open_session: Callable[..., Any]) -> Any:
-    return open_session()
 
 
 class TestDiff:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, mapped_column, relationship
+from sqlalchemy.orm import Session, mapped_column
 
 import sqlalchemy_history as h
+from shapes import declare_articles
 
 HOW_TO = Path(__file__).parent.parent / "docs" / "howto" / "growth.rst"
 
@@ -25,26 +26,8 @@ def test_a_history_in_a_schema_of_its_own(
 ) -> None:
     """Option schema: versions and transactions lie there, the live tables where they did."""
     versioning.options = {"schema": other_schema, "strategy": strategy}
-    article_tag = sa.Table(
-        "article_tag",
-        Base.metadata,
-        sa.Column("article_id", sa.ForeignKey("article.id"), primary_key=True),
-        sa.Column("tag_id", sa.ForeignKey("tag.id"), primary_key=True),
-    )
-
-    class Tag(Base):
-        __tablename__ = "tag"
-        __versioned__ = {}
-        id = mapped_column(sa.Integer, primary_key=True)
-        name = mapped_column(sa.String(50))
-
-    class Article(Base):
-        __tablename__ = "article"
-        __versioned__ = {}
-        id = mapped_column(sa.Integer, primary_key=True)
-        name = mapped_column(sa.String(50))
-        tags = relationship(Tag, secondary=article_tag)
-
+    shared = declare_articles(Base)
+    Article, Tag = shared.Article, shared.Tag
     Base.metadata.create_all(engine)
     found = sa.inspect(engine)
     assert set(found.get_table_names()) == {"article", "article_tag", "tag"}

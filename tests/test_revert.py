@@ -24,20 +24,12 @@ from sqlalchemy_history import (
     revert_transaction,
     version_class,
 )
-from tests.test_relationships import declare, names, tell
+from tests.test_relationships import declare, models, names, session, tell
+
+__all__ = ["models", "session"]
 
 sqlite_only = pytest.mark.backends("sqlite")
 ALL = ["comments", "tags", "author", "cover", "countries"]
-
-
-@pytest.fixture
-def models(versioning: Any, Base: Any) -> SimpleNamespace:
-    return declare(Base)
-
-
-@pytest.fixture
-def session(models: SimpleNamespace, open_session: Callable[..., Any]) -> Any:
-    return open_session()
 
 
 def graph(article: Any) -> dict[str, Any]:

@@ -21,20 +21,12 @@ from sqlalchemy_history import (
     time_machine,
     version_class,
 )
-from tests.test_relationships import declare, names, tell
+from tests.test_relationships import declare, models, names, session, tell
+
+__all__ = ["models", "session"]
 
 pytestmark = pytest.mark.sqlite_file
 sqlite_only = pytest.mark.backends("sqlite")
-
-
-@pytest.fixture
-def models(versioning: Any, Base: Any) -> SimpleNamespace:
-    return declare(Base)
-
-
-@pytest.fixture
-def session(models: SimpleNamespace, open_session: Callable[..., Any]) -> Any:
-    return open_session()
 
 
 @pytest.fixture

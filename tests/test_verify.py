@@ -3,71 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, mapped_column, relationship
+from sqlalchemy.orm import Session
 
 import sqlalchemy_history as h
 from chain import DELETE, INSERT, UPDATE, history, laws
+from shapes import models
 
-__all__ = ["laws"]
+__all__ = ["laws", "models"]
 
 validity = pytest.mark.parametrize("strategy", ["validity"])
 
 pytestmark = pytest.mark.options(unique_open=False)
-
-
-@pytest.fixture
-def models(versioning: Any, Base: Any, laws: Any) -> SimpleNamespace:
-    """A class with links to another, one with a composite key, a joined hierarchy."""
-    laws.whole, laws.repeats = False, True
-    article_tag = sa.Table(
-        "article_tag",
-        Base.metadata,
-        sa.Column("article_id", sa.ForeignKey("article.id"), primary_key=True),
-        sa.Column("tag_id", sa.ForeignKey("tag.id"), primary_key=True),
-    )
-
-    class Tag(Base):
-        __tablename__ = "tag"
-        __versioned__ = {}
-        id = mapped_column(sa.Integer, primary_key=True)
-        name = mapped_column(sa.String(50))
-
-    class Article(Base):
-        __tablename__ = "article"
-        __versioned__ = {}
-        id = mapped_column(sa.Integer, primary_key=True)
-        name = mapped_column(sa.String(50))
-        tags = relationship(Tag, secondary=article_tag)
-
-    class Line(Base):
-        __tablename__ = "line"
-        __versioned__ = {}
-        order = mapped_column(sa.String(10), primary_key=True)
-        number = mapped_column(sa.Integer, primary_key=True, autoincrement=False)
-        name = mapped_column(sa.String(50))
-
-    class Shape(Base):
-        __tablename__ = "shape"
-        __versioned__ = {}
-        id = mapped_column(sa.Integer, primary_key=True)
-        name = mapped_column(sa.String(50))
-        kind = mapped_column(sa.String(10))
-        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "shape"}
-
-    class Circle(Shape):
-        __tablename__ = "circle"
-        id = mapped_column(sa.ForeignKey("shape.id"), primary_key=True)
-        radius = mapped_column(sa.Integer)
-        __mapper_args__ = {"polymorphic_identity": "circle"}
-
-    return SimpleNamespace(
-        Article=Article, Tag=Tag, Line=Line, Shape=Shape, Circle=Circle, article_tag=article_tag
-    )
 
 
 @pytest.fixture

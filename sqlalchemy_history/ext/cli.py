@@ -21,6 +21,7 @@ import json as json_format
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -362,10 +363,7 @@ def backfill(
     json: Json = False,
 ) -> None:
     """Give rows without history a first version."""
-
-    def run(session: Session, cls: Any, **options: Any) -> int:
-        return maintenance.backfill(session, cls, batch_size=batch_size, **options)
-
+    run = partial(maintenance.backfill, batch_size=batch_size)
     _upkeep(app, url, models, run, "versions written", yes=yes, json=json)
 
 
@@ -379,10 +377,7 @@ def vacuum(
     json: Json = False,
 ) -> None:
     """Remove versions that say the same as the one before."""
-
-    def run(session: Session, cls: Any, **options: Any) -> int:
-        return maintenance.vacuum(session, cls, batch_size, **options)
-
+    run = partial(maintenance.vacuum, yield_per=batch_size)
     _upkeep(app, url, models, run, "versions removed", yes=yes, json=json)
 
 
@@ -405,12 +400,7 @@ def prune(
     if before is None and keep_last is None:
         raise typer.BadParameter("give --before, --keep-last, or both")
     at = None if before is None else _moment(before)
-
-    def run(session: Session, cls: Any, **options: Any) -> int:
-        return maintenance.prune(
-            session, cls, before=at, keep_last=keep_last, batch_size=batch_size, **options
-        )
-
+    run = partial(maintenance.prune, before=at, keep_last=keep_last, batch_size=batch_size)
     _upkeep(app, url, models, run, "versions removed", yes=yes, json=json)
 
 
