@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import sys
 import warnings
-import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import cache
-from inspect import signature
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, MetaData, Table, event, select
-from sqlalchemy.orm import Mapper, ORMExecuteState, Session, SessionTransaction, registry
+from sqlalchemy import Connection, MetaData, Table, event, select
+from sqlalchemy.orm import Mapper, Session, registry
 
-from . import bulk, capture, stamp
 from .config import Options, OptionsDict, nearest
-from .context import CONTEXT_KEY, current_context, is_disabled
+from .context import CONTEXT_KEY, current_context
 from .exc import (
     ClassNotVersioned,
     ImproperlyConfigured,
@@ -28,15 +24,14 @@ from .exc import (
     UntrackedWriteWarning,
 )
 from .hooks import Plugin, PluginCollection, Written
+from .listeners import Listeners
 from .models import Models, all_mappers, wants_versions
 from .native import Native
-from .plan import CHAINS_KEY, UNSEEN, ClassPlan, Key, TablePlan, class_plan, configure_mappers_of
-from .query import show_moment
+from .plan import ClassPlan, Key, TablePlan, class_plan, configure_mappers_of
+from .recorder import Recorder
 from .tracking import Tracked, find_tracked, write_parents
 from .transaction import TransactionFactory, collect_values
 from .unit_of_work import ConnectionUnit, UnitOfWork
-from .untracked import hidden_writes, written_tables
-from .watch import Watch
 from .write import Writer
 from .write_postgresql import PostgreSQLWriter
 
@@ -70,25 +65,10 @@ class VersioningManager:
         self._options = Options().merged(options or {}, "VersioningManager(options=)")
         self.native: Native = Native(self)
         self.models: Models = Models(self)
-        # the flush asks for them by class and by table
-        self._plans = self.models.plans
-        self._captured = self.models.captured
-        self._listeners: list[tuple[Any, str, Callable[..., Any]]] = []
-        self._metadata: weakref.WeakSet[MetaData] = weakref.WeakSet()
-        self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+        self._mappers = Listeners()
+        self._metadata = Listeners()
+        self._recorder = Recorder(self)
         self._writers: dict[tuple[object, ...], Writer] = {}
-        self._statements = bulk.Statements(self)
-        self._watch = Watch(self)
-        self._engine_listeners: dict[str, Callable[..., Any]] = {
-            "before_execute": self._before_execute,
-            "before_cursor_execute": self._before_cursor_execute,
-            "after_execute": self._after_execute,
-            "handle_error": self._handle_error,
-            "commit": self._before_commit,
-            "prepare_twophase": self._before_commit,
-            "rollback": self._before_rollback,
-            "rollback_twophase": self._before_rollback,
-        }
         #: what was said about untracked writes
         self._said: set[tuple[TablePlan, str]] = set()
         self._target: Any = None
@@ -96,10 +76,6 @@ class VersioningManager:
         self._tracked: list[Tracked] = []
         #: the tables of the Transaction class and of plugins, which each database needs
         self.shared_tables: list[Table] = []
-        #: from a connection to the unit of work of its session, which the session keeps
-        self._works: weakref.WeakKeyDictionary[Connection, weakref.ref[UnitOfWork]] = (
-            weakref.WeakKeyDictionary()
-        )
 
     # -- options
 
@@ -132,37 +108,17 @@ class VersioningManager:
         self.stop()
         self._target = mapper.class_ if isinstance(mapper, Mapper) else mapper
         below = {} if mapper is Mapper else {"propagate": True}
-        self._listen(mapper, "instrument_class", self._class_instrumented, **below)
-        self._listen(Mapper, "before_configured", self.models.build)
-        self._listen(Mapper, "after_configured", self.models.finish)
-        self._listen(Mapper, "after_configured", self._find_tracked)
-        self._listen(session, "after_begin", self._after_begin)
-        self._listen(session, "do_orm_execute", self._show_moment)
-        self._listen(session, "do_orm_execute", self._choose_bind)
-        self._listen(session, "before_flush", self._before_flush)
-        self._listen(session, "after_flush", self._after_flush)
-        self._listen(session, "before_commit", self._follow_triggers)
-        self._listen(session, "after_commit", self._after_commit)
-        self._listen(session, "after_soft_rollback", self._after_soft_rollback)
-        self._listen(session, "after_transaction_end", self._after_transaction_end)
+        self._mappers.add(mapper, {"instrument_class": self._class_instrumented}, **below)
+        configure = {"before_configured": self.models.build, "after_configured": self._configured}
+        self._mappers.add(Mapper, configure)
+        self._recorder.listen(session)
         self.models.started()
 
     def stop(self) -> None:
         """Remove every listener of this manager. What was recorded stays."""
         self.models.stopped()
-        for target, name, listener in self._listeners:
-            if event.contains(target, name, listener):
-                event.remove(target, name, listener)
-        self._listeners.clear()
-        for engine in self._engines:
-            for name, listener in self._engine_listeners.items():
-                event.remove(engine, name, listener)
-        self._engines.clear()
-        self._watch.stop()
-        for metadata in self._metadata:
-            event.remove(metadata, "before_create", self._before_create)
-            event.remove(metadata, "after_create", self._after_create)
-            event.remove(metadata, "before_drop", self._before_drop)
+        self._mappers.clear()
+        self._recorder.stop()
         self._metadata.clear()
 
     def reset(self) -> None:
@@ -170,7 +126,7 @@ class VersioningManager:
         self.models.forget()
         self._tracked = []
         self._writers.clear()
-        self._statements.forget()
+        self._recorder.forget()
         self._said.clear()
         self._plugins_built = None
         self._built = []
@@ -183,10 +139,6 @@ class VersioningManager:
             return len(cls.__mro__)
         return cls.__mro__.index(self._target) if self._target in cls.__mro__ else None
 
-    def _listen(self, target: Any, name: str, listener: Callable[..., Any], **kw: Any) -> None:
-        event.listen(target, name, listener, **kw)
-        self._listeners.append((target, name, listener))
-
     # -- set-up of classes
 
     def _class_instrumented(self, mapper: Mapper[Any], cls: type[Any]) -> None:
@@ -197,10 +149,19 @@ class VersioningManager:
     def watch_metadata(self, metadata: MetaData | None) -> None:
         """Let ``create_all()`` and ``drop_all()`` of ``metadata`` know about version tables."""
         if metadata is not None and metadata not in self._metadata:
-            self._metadata.add(metadata)
-            event.listen(metadata, "before_create", self._before_create)
-            event.listen(metadata, "after_create", self._after_create)
-            event.listen(metadata, "before_drop", self._before_drop)
+            self._metadata.add(
+                metadata,
+                {
+                    "before_create": self._before_create,
+                    "after_create": self._after_create,
+                    "before_drop": self._before_drop,
+                },
+            )
+
+    @property
+    def has_models(self) -> bool:
+        """Whether any class that it listens to is to be versioned."""
+        return bool(self._metadata)
 
     def _before_create(self, metadata: MetaData, connection: Connection, **kw: Any) -> None:
         """``create_all()`` before mappers configured: configure, and create what that adds."""
@@ -246,7 +207,7 @@ class VersioningManager:
         if self._plugins_built is None or any(known is plugin for known in self._built):
             return
         for name in ("class_versioned", "version_columns"):
-            if self._plans and getattr(type(plugin), name) is not getattr(Plugin, name):
+            if self.models.plans and getattr(type(plugin), name) is not getattr(Plugin, name):
                 raise ImproperlyConfigured(
                     f"{type(plugin).__name__} comes too late: it has to do with version tables, "
                     f"which are made; give it to make_versioned() before mappers configure"
@@ -271,8 +232,9 @@ class VersioningManager:
             f"user_cls=None for transactions without a user"
         )
 
-    def _find_tracked(self) -> None:
-        self._tracked = find_tracked(p for p in self._plans.values() if p.mapper.configured)
+    def _configured(self) -> None:
+        self.models.finish()
+        self._tracked = find_tracked(p for p in self.class_plans() if p.mapper.configured)
 
     # -- what others ask
 
@@ -288,23 +250,25 @@ class VersioningManager:
 
     def class_plans(self) -> Collection[ClassPlan]:
         """The plans of all versioned classes."""
-        return self._plans.values()
+        return self.models.plans.values()
 
     @property
     def version_class_map(self) -> dict[type[Any], type[Any]]:
         """The version class of each versioned class."""
-        found = {cls: plan.version_class for cls, plan in list(self._plans.items())}
+        found = {cls: plan.version_class for cls, plan in list(self.models.plans.items())}
         return {cls: version_class for cls, version_class in found.items() if version_class}
 
     def root_plans(self) -> list[ClassPlan]:
         """The plans of versioned classes that inherit from no other one."""
         return [
             plan
-            for plan in self._plans.values()
+            for plan in self.models.plans.values()
             if plan.options.create_models
             and (
                 plan.mapper.concrete
-                or not any(m.class_ in self._plans for m in list(plan.mapper.iterate_to_root())[1:])
+                or not any(
+                    m.class_ in self.models.plans for m in list(plan.mapper.iterate_to_root())[1:]
+                )
             )
         ]
 
@@ -388,82 +352,6 @@ class VersioningManager:
                 f"session.info[{CONTEXT_KEY!r}]"
             )
 
-    # -- sessions
-
-    def _show_moment(self, execute_state: ORMExecuteState) -> Any:
-        return show_moment(execute_state)
-
-    def _choose_bind(self, execute_state: ORMExecuteState) -> None:
-        """History is where the live rows are, also in a session that has binds for classes alone."""
-        session, mapper = execute_state.session, execute_state.bind_mapper
-        get_bind = type(session).get_bind
-        if "bind" in execute_state.bind_arguments or not _takes_bind(get_bind):
-            return  # somebody else chooses
-        plan: ClassPlan | None = getattr(getattr(mapper, "class_", None), "__version_plan__", None)
-        if mapper is not None and mapper.class_ is self.transaction_cls:
-            loaded_from = execute_state.lazy_loaded_from if execute_state.is_select else None
-            if loaded_from is not None:
-                plan = class_plan(loaded_from.class_)
-            elif session.bind is None and get_bind is Session.get_bind:
-                plan = next(iter(self._plans.values()), None)
-        if plan is not None:
-            execute_state.bind_arguments["bind"] = session.get_bind(plan.mapper)
-
-    def _after_begin(
-        self, session: Session, transaction: SessionTransaction, connection: Connection
-    ) -> None:
-        work = self.unit_of_work(session)
-        if self._metadata:
-            self._works[connection] = weakref.ref(work)
-            self._listen_to_engine(connection.engine)
-        work.connection_unit(connection)
-
-    def _listen_to_engine(self, engine: Any) -> None:
-        # an engine with execution options of its own passes on the events of the one it is made of
-        engine = getattr(engine, "_proxied", engine)
-        if engine not in self._engines:
-            self._engines.add(engine)
-            for name, listener in self._engine_listeners.items():
-                event.listen(engine, name, listener, retval=name.startswith("before_"))
-
-    def _before_flush(self, session: Session, flush_context: Any, instances: Any) -> None:
-        self.unit_of_work(session).flush_context = flush_context
-
-    def _after_flush(self, session: Session, flush_context: Any) -> None:
-        work: UnitOfWork | None = session.info.get(self)
-        if work is not None:
-            work.flush_context = None
-        if work is not None and not is_disabled(session):
-            capture.note_flush(work, self._captured, flush_context)
-            for unit in work.connections.values():
-                if unit.has_news:
-                    self._write(session, unit)
-        self._follow_triggers(session)
-
-    def _follow_triggers(self, session: Session) -> None:
-        """What somebody holds or has said of a transaction goes where a trigger has moved it."""
-        if not self.native.plans:
-            return
-        work: UnitOfWork | None = session.info.get(self)
-        for unit in () if work is None else work.connections.values():
-            if unit.keep_transaction:
-                self.native.read_transaction(unit)
-
-    def _write(self, session: Session, unit: ConnectionUnit) -> None:
-        changes = capture.collect_changes(unit)
-        unit.plugin_news = False
-        if changes:
-            self.native.read_transaction(unit)
-        before = unit.tx
-        amended = False
-        if changes:
-            amended = self.writer(unit.connection).write(
-                unit, changes, lambda: self.transaction_row(session)
-            )
-            session.info.pop(CHAINS_KEY, None)
-            self.native.say_transaction(unit, before)
-        self.after_write(unit, {plan: c.keys for plan, c in changes.items()}, amended, before)
-
     def after_write(
         self,
         unit: ConnectionUnit,
@@ -521,8 +409,6 @@ class VersioningManager:
             for hook in hooks:
                 hook(written)
 
-    # -- statements
-
     def watch(self, engine: Any) -> None:
         """Record the statements of all connections of ``engine``, also of those without a session.
 
@@ -531,89 +417,7 @@ class VersioningManager:
 
         :param engine: an ``Engine`` or an ``AsyncEngine``.
         """
-        engine = getattr(engine, "sync_engine", engine)
-        engine = getattr(engine, "_proxied", engine)
-        self._listen_to_engine(engine)
-        self._watch.add(engine)
-
-    def _work_of(self, connection: Connection, options: Any) -> UnitOfWork | None:
-        if UNSEEN in options:
-            return None
-        known = self._works.get(connection)
-        work = known() if known is not None else self._watch.work_of(connection)
-        return None if work is None or is_disabled(work.session) else work
-
-    def _before_commit(self, connection: Connection, *_: Any) -> None:
-        """The connection's transaction is about to be committed, or prepared to be."""
-        unit = self._told_unit(connection)
-        if unit is not None:
-            self.native.finish(unit)
-
-    def _before_rollback(self, connection: Connection, *_: Any) -> None:
-        unit = self._told_unit(connection)
-        if unit is not None:
-            self.native.rolled_back(unit)
-
-    def _told_unit(self, connection: Connection) -> ConnectionUnit | None:
-        """What the triggers were told about, whether or not versioning is disabled by now."""
-        if not self.native.plans:
-            return None
-        known = self._works.get(connection)
-        work = self._watch.work_of(connection) if known is None else known()
-        unit = None if work is None else work.connection_unit(connection)
-        return None if unit is None or unit.told is None else unit
-
-    def _before_execute(
-        self, connection: Connection, statement: Any, multiparams: Any, params: Any, options: Any
-    ) -> tuple[Any, Any, Any]:
-        if getattr(statement, "is_dml", False):
-            statement, multiparams, params = stamp.extend(
-                connection, statement, multiparams, params, options
-            )
-            work = self._work_of(connection, options)
-            if work is not None and not self._statements.is_left_to_flush(work, statement, options):
-                rows = multiparams or ([params] if params else [])
-                unit = work.connection_unit(connection)
-                statement = self._statements.begin(unit, statement, rows, options)
-        return statement, multiparams, params
-
-    def _after_execute(
-        self,
-        connection: Connection,
-        statement: Any,
-        multiparams: Any,
-        params: Any,
-        options: Any,
-        result: Any,
-    ) -> None:
-        if getattr(statement, "is_dml", False):
-            work = self._work_of(connection, options)
-            if work is not None:
-                self._statements.end(work.connection_unit(connection), statement, result)
-
-    def _before_cursor_execute(
-        self,
-        connection: Connection,
-        cursor: Any,
-        sql: str,
-        parameters: Any,
-        context: Any,
-        executemany: bool,
-    ) -> tuple[str, Any]:
-        compiled = None if context.is_text else context.compiled
-        if compiled is None or (not context.isddl and compiled.ctes):
-            tables = written_tables(sql) if compiled is None else hidden_writes(compiled)
-            work = self._work_of(connection, context.execution_options) if tables else None
-            if work is not None:
-                self._statements.warn_of(work.connection_unit(connection), tables, compiled is None)
-        return sql, parameters
-
-    def _handle_error(self, context: Any) -> None:
-        connection = context.connection
-        if connection is not None and not context.is_disconnect:
-            work = self._work_of(connection, connection.get_execution_options())
-            if work is not None:
-                self._statements.failed(work.connection_unit(connection))
+        self._recorder.watch(engine)
 
     def untracked(self, plan: TablePlan, what: str, way_out: str) -> None:
         """Say, as the option ``untracked`` wants it, that a write cannot be recorded.
@@ -631,41 +435,6 @@ class VersioningManager:
             self._said.add((plan, what))
             warnings.warn(UntrackedWriteWarning(message), stacklevel=_level_of_user())
 
-    def _after_commit(self, session: Session) -> None:
-        """A savepoint was released; or, without one, the whole transaction was committed."""
-        work: UnitOfWork | None = session.info.get(self)
-        savepoint = session.get_nested_transaction()
-        if work is not None and savepoint is not None:
-            parent = savepoint.parent
-            while parent is not None and not parent.nested and parent.parent is not None:
-                parent = parent.parent
-            assert parent is not None
-            for unit in work.connections.values():
-                unit.released(savepoint, parent)
-
-    def _after_soft_rollback(
-        self, session: Session, previous_transaction: SessionTransaction
-    ) -> None:
-        session.info.pop(CHAINS_KEY, None)
-        work: UnitOfWork | None = session.info.get(self)
-        if work is not None:
-            work.flush_context = None
-            for unit in work.connections.values():
-                unit.forget_news()
-
-    def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
-        if transaction.nested:
-            work: UnitOfWork | None = session.info.get(self)
-            if work is not None:
-                for unit in work.connections.values():
-                    unit.ended(transaction)
-        elif transaction.parent is None:
-            session.info.pop(CHAINS_KEY, None)
-            work = session.info.pop(self, None)
-            if work is not None:
-                for connection in work.connections:
-                    self._works.pop(connection, None)
-
 
 def _added_by_configuring(metadata: MetaData, event_arguments: dict[str, Any]) -> list[Table]:
     """Configure; the tables that this adds to ``metadata`` if all of them are meant."""
@@ -674,15 +443,6 @@ def _added_by_configuring(metadata: MetaData, event_arguments: dict[str, Any]) -
     if getattr(event_arguments.get("_ddl_runner"), "tables", None) is not None:
         return []
     return [table for table in metadata.tables.values() if table not in known]
-
-
-@cache
-def _takes_bind(get_bind: Callable[..., Any]) -> bool:
-    """Whether ``get_bind()`` of a session class can be told what was chosen."""
-    parameters = signature(get_bind).parameters
-    return "bind" in parameters or any(
-        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
-    )
 
 
 def _level_of_user() -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 
+from .listeners import Listeners
 from .unit_of_work import UnitOfWork
 
 if TYPE_CHECKING:
@@ -39,31 +39,28 @@ class Watch:
 
     def __init__(self, manager: VersioningManager) -> None:
         self._manager = manager
-        self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+        self._engines = Listeners()
         self._works: weakref.WeakKeyDictionary[Connection, ConnectionWork] = (
             weakref.WeakKeyDictionary()
         )
-        self._listeners: dict[str, Callable[..., Any]] = {
-            "commit": self._end,
-            "rollback": self._end,
-            "commit_twophase": self._end,
-            "rollback_twophase": self._end,
-            "release_savepoint": self._released,
-            "rollback_savepoint": self._rolled_back,
-        }
 
     def add(self, engine: Engine) -> None:
         """Watch the connections of ``engine``."""
         if engine not in self._engines:
-            self._engines.add(engine)
-            for name, listener in self._listeners.items():
-                event.listen(engine, name, listener)
+            self._engines.add(
+                engine,
+                {
+                    "commit": self._end,
+                    "rollback": self._end,
+                    "commit_twophase": self._end,
+                    "rollback_twophase": self._end,
+                    "release_savepoint": self._released,
+                    "rollback_savepoint": self._rolled_back,
+                },
+            )
 
     def stop(self) -> None:
         """Watch nothing any more."""
-        for engine in self._engines:
-            for name, listener in self._listeners.items():
-                event.remove(engine, name, listener)
         self._engines.clear()
         self._works.clear()
 
