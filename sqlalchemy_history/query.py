@@ -334,28 +334,27 @@ def versions_between(entity: Any, since: Moment, until: Moment) -> Any:
     return select(target).where(*bounds).order_by(tx)
 
 
-def has_key(plan: ClassPlan, entity: Any, key: Key) -> ColumnElement[bool]:
-    """``entity``, the version class or an alias of it, is about the row with ``key``."""
-    values = key_values(key, len(plan.key_attributes))
-    return and_(
-        *(getattr(entity, n) == v for n, v in zip(plan.key_attributes, values, strict=True))
-    )
+def has_key(plan: ClassPlan, key: Key) -> ColumnElement[bool]:
+    """The version is about the row with ``key``."""
+    cls, names = plan.version_class, plan.key_attributes
+    values = key_values(key, len(names))
+    return and_(*(getattr(cls, n) == v for n, v in zip(names, values, strict=True)))
 
 
 def versions_of(plan: ClassPlan, key: Key, *, descending: bool = False) -> Select[Any]:
     """All versions of the row with ``key``, in the order of their transactions."""
     cls: Any = plan.version_class
-    tx = plan.tx_of(cls)
-    return select(cls).where(has_key(plan, cls, key)).order_by(tx.desc() if descending else tx)
+    tx = plan.transaction_id
+    return select(cls).where(has_key(plan, key)).order_by(tx.desc() if descending else tx)
 
 
 def neighbour(plan: ClassPlan, key: Key, tx: int, step: int) -> Select[Any]:
     """The version of the row with ``key`` right before (``step`` -1) or after (1) ``tx``."""
     cls: Any = plan.version_class
-    column = plan.tx_of(cls)
+    column = plan.transaction_id
     return (
         select(cls)
-        .where(has_key(plan, cls, key), column < tx if step < 0 else column > tx)
+        .where(has_key(plan, key), column < tx if step < 0 else column > tx)
         .order_by(column.desc() if step < 0 else column)
         .limit(1)
     )
@@ -364,5 +363,5 @@ def neighbour(plan: ClassPlan, key: Key, tx: int, step: int) -> Select[Any]:
 def position(plan: ClassPlan, key: Key, tx: int) -> Select[Any]:
     """How many versions of the row with ``key`` come before ``tx``."""
     cls: Any = plan.version_class
-    column = plan.tx_of(cls)
-    return select(func.count()).select_from(cls).where(has_key(plan, cls, key), column < tx)
+    column = plan.transaction_id
+    return select(func.count()).select_from(cls).where(has_key(plan, key), column < tx)

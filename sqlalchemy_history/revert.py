@@ -375,7 +375,7 @@ def as_it_was(session: Session, version: Any, tree: Tree) -> Any:
     token = inspect(version).identity_token
     at = token[1] if token else plan.tx_of(version)
     cls: Any = plan.version_class
-    statement = query.as_of(cls, at).where(query.has_key(plan, cls, plan.key_of_object(version)))
+    statement = query.as_of(cls, at).where(query.has_key(plan, plan.key_of_object(version)))
     found = session.scalars(statement.options(*_loads(inspect(cls), tree))).one_or_none()
     if found is None:
         raise ReverterException(

@@ -20,13 +20,11 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Dialect,
-    Engine,
     FromClause,
     Insert,
     Table,
     Update,
     bindparam,
-    event,
     literal_column,
     not_,
     or_,
@@ -38,6 +36,7 @@ from sqlalchemy.sql import visitors
 
 from .bulk import criteria, is_of_flush, is_ordered, resolved, set_clause, table_of
 from .compare import identical
+from .listeners import Listeners
 from .mapping import column_properties, key_columns
 from .record import plain
 
@@ -170,37 +169,31 @@ def _after_flush(session: Session, flush_context: Any) -> None:
     session.info.pop(_KEY, None)
 
 
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-_listening: list[tuple[Any, str, Callable[..., Any]]] = []
+_listeners: Final = Listeners()
 
 
 def _after_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     connection.info[_KEY] = weakref.ref(session)
-    if connection.engine not in _engines:
-        _engines.add(connection.engine)
-        event.listen(connection.engine, "before_execute", _before_execute, retval=True)
+    if connection.engine not in _listeners:
+        _listeners.add(connection.engine, {"before_execute": extend}, retval=True)
 
 
 def _listen() -> None:
-    if not _listening:
-        for name, listener in (
-            ("after_begin", _after_begin),
-            ("before_flush", _before_flush),
-            ("after_flush_postexec", _after_flush),
-            ("after_soft_rollback", _after_flush),
-        ):
-            event.listen(Session, name, listener)
-            _listening.append((Session, name, listener))
+    if Session not in _listeners:
+        _listeners.add(
+            Session,
+            {
+                "after_begin": _after_begin,
+                "before_flush": _before_flush,
+                "after_flush_postexec": _after_flush,
+                "after_soft_rollback": _after_flush,
+            },
+        )
 
 
 def stop() -> None:
     """Listen to nothing any more, until the next class with a stamped column is mapped."""
-    for target, name, listener in _listening:
-        event.remove(target, name, listener)
-    _listening.clear()
-    for engine in _engines:
-        event.remove(engine, "before_execute", _before_execute)
-    _engines.clear()
+    _listeners.clear()
 
 
 # -- statements
@@ -216,12 +209,6 @@ def _info(table: Any) -> dict[Any, Any]:
 def _stamps_of(table: Any) -> Stamps:
     stamps: Stamps = _info(table).get(_KEY) or Stamps({}, {})
     return stamps
-
-
-def _before_execute(
-    connection: Connection, statement: Any, multiparams: Any, params: Any, options: Any
-) -> tuple[Any, Any, Any]:
-    return extend(connection, statement, multiparams, params, options)
 
 
 def extend(

@@ -21,6 +21,7 @@ PACKAGE = "sqlalchemy_history"
 LEVELS = [
     "on_demand",
     "exc",
+    "listeners",
     "operation",
     "config",
     "changeset",
@@ -58,7 +59,6 @@ LEVELS = [
     "inspection",
     "maintenance",
     "untracked",
-    "listeners",
     "watch",
     "native",
     "recorder",

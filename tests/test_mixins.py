@@ -669,4 +669,4 @@ def test_async_session_has_the_times_at_hand(
 
 def test_nothing_is_listened_to_before_a_class_is_mapped() -> None:
     """Importing the mixins adds no listener to sessions or engines."""
-    assert not stamp._listening
+    assert not stamp._listeners

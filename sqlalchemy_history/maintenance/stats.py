@@ -30,7 +30,7 @@ def count_versions(obj: Any) -> int:
         return 0
     cls: Any = plan.version_class
     key = plan.key_of_object(obj)
-    statement = select(func.count()).select_from(cls).where(query.has_key(plan, cls, key))
+    statement = select(func.count()).select_from(cls).where(query.has_key(plan, key))
     return session.scalar(statement) or 0
 
 

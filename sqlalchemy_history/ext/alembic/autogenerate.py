@@ -212,7 +212,7 @@ class _Autogenerate:
         groups: dict[Any, list[Any]] = {}
         for name, plan in self._versions.items():
             if name in self._created and _name_of(plan.parent) not in self._created:
-                named = {**_transaction_names(plan), "schema": plan.parent.schema}
+                named = _named(plan, *_ABOUT_TRANSACTION, "schema")
                 pair = self._pair(_name_of(plan.parent))
                 groups.setdefault(tuple(named.items()), []).append(pair)
         for named, tables in groups.items():
@@ -291,11 +291,7 @@ class _Autogenerate:
         named: dict[str, Any] = {"shared": last or None, "schema": group[0][0]}
         named["transaction_schema"] = self._transaction_schema()
         if plan is not None:
-            end = plan.options.end_transaction_column_name
-            named |= {
-                **_transaction_names(plan),
-                "end_transaction_column": _unless("end_transaction_id", end),
-            }
+            named |= _named(plan, *_ABOUT_TRANSACTION, "end_transaction_column")
         pairs = [self._pair(name) for name in group]
         tables = pairs[0] if len(pairs) == 1 and isinstance(pairs[0], str) else pairs
         return f"{verb}_history_triggers", (tables,), named
@@ -380,12 +376,7 @@ class _Autogenerate:
             return
         renamed = self._renamed_columns(operation)
         changes = [o for o in operation.ops if _column_name(o) not in {*renamed, *renamed.values()}]
-        names = {
-            "version_table": _unless(
-                f"{plan.parent.name}_version", _version_of(plan, _name_of(plan.parent))
-            ),
-            "schema": plan.parent.schema,
-        }
+        names = _named(plan, "version_table", "schema")
         if renamed:
             drops = [o for o in changes if isinstance(o, ops.DropIndexOp)]
             changes = [o for o in changes if o not in drops]
@@ -427,7 +418,9 @@ class _Autogenerate:
                 self._index(change, plan, begin, end)
                 continue
             if column == plan.options.end_transaction_column_name:
-                call = _link(plan, plan.options.end_transaction_column_name)
+                names = _named(plan, "transaction_column", "end_transaction_column")
+                names["schema"] = plan.version.schema
+                call = ("link_versions", (plan.version.name,), names)
                 if isinstance(change, ops.AddColumnOp):
                     links.append(HistoryOp(call))
                 else:
@@ -454,12 +447,7 @@ class _Autogenerate:
         if change.index_name != f"uq_{plan.version.name}_open":
             (end if created else begin).append(change)
             return
-        named = {
-            "end_transaction_column": _unless(
-                "end_transaction_id", plan.options.end_transaction_column_name
-            ),
-            "schema": plan.version.schema,
-        }
+        named = {**_named(plan, "end_transaction_column"), "schema": plan.version.schema}
         columns = [version.name for _, version in plan.keys]
         there, back = (
             (f"{verb}_open_version_index", (change.index_name, plan.version.name, columns), named)
@@ -491,14 +479,29 @@ def _version_of(plan: TablePlan, name: Name) -> str:
     return version if plan.version.schema == schema else f"{plan.version.schema}.{version}"
 
 
-def _transaction_names(plan: TablePlan) -> dict[str, str | None]:
-    """What operations have to be told where names are not the default ones."""
-    return {
+_ABOUT_TRANSACTION: Final = (
+    "transaction_table",
+    "transaction_schema",
+    "transaction_column",
+    "operation_column",
+)
+
+
+def _named(plan: TablePlan, *arguments: str) -> dict[str, str | None]:
+    """What operations have to be told by these arguments: names that are not the default ones."""
+    end = plan.options.end_transaction_column_name
+    names = {
         "transaction_table": _unless("transaction", plan.transaction.name),
         "transaction_schema": plan.transaction.schema,
         "transaction_column": _unless("transaction_id", plan.tx.name),
+        "end_transaction_column": _unless("end_transaction_id", end),
         "operation_column": _unless("operation_type", plan.op.name),
+        "version_table": _unless(
+            f"{plan.parent.name}_version", _version_of(plan, _name_of(plan.parent))
+        ),
+        "schema": plan.parent.schema,
     }
+    return {name: names[name] for name in arguments}
 
 
 def _unless(default: str, value: str) -> str | None:
@@ -521,15 +524,6 @@ def _column_name(change: MigrateOperation) -> str | None:
 def _has_values(column: sa.Column[Any]) -> bool:
     """Rows that are there have a value in the column as soon as it is added."""
     return column.server_default is not None or not column.nullable
-
-
-def _link(plan: TablePlan, end: str) -> Call:
-    named = {
-        "transaction_column": _unless("transaction_id", plan.tx.name),
-        "end_transaction_column": _unless("end_transaction_id", end),
-        "schema": plan.version.schema,
-    }
-    return "link_versions", (plan.version.name,), named
 
 
 def _sequence(name: Name) -> tuple[Call, Call]:
