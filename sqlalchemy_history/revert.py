@@ -20,7 +20,7 @@ from sqlalchemy import Index, Integer, String, UniqueConstraint, event, inspect,
 from sqlalchemy.orm import Mapper, RelationshipProperty, Session, object_session, selectinload
 from sqlalchemy.orm.attributes import History, set_committed_value
 from sqlalchemy.orm.base import PASSIVE_NO_FETCH, RelationshipDirection
-from sqlalchemy.orm.collections import CollectionAdapter, collection_adapter
+from sqlalchemy.orm.collections import collection_adapter
 
 from . import query
 from .config import nearest
@@ -230,16 +230,10 @@ class Reversal:
         if not gone and not new:
             return
         self._note(inspect(live), prop.key, tuple(present), tuple(wanted))
-        collection = _collection(live, prop)
         for obj in gone:
-            self._remove(live, prop, collection, obj)
+            self._remove(live, prop, obj)
         for obj in new:
-            if collection is None:
-                setattr(live, prop.key, obj)
-            elif isinstance(collection, CollectionAdapter):
-                collection.append_with_event(obj)
-            else:
-                collection.add(obj)
+            _attribute(live, prop).append(inspect(live), live.__dict__, obj, None)
 
     def _wanted(self, target: Any, prop: RelationshipProperty[Any], subtree: Tree) -> Any:
         """The live object for a version that a relation shows, itself reverted."""
@@ -272,32 +266,24 @@ class Reversal:
             self._note(inspect(live), prop.key, old, target)
             setattr(live, prop.key, target)
 
-    def _remove(
-        self, live: Any, prop: RelationshipProperty[Any], collection: Any, obj: Any
-    ) -> None:
+    def _remove(self, live: Any, prop: RelationshipProperty[Any], obj: Any) -> None:
         """Take a target out that was not there then, as the cascade and the foreign key say."""
-        names = [] if prop.secondary is not None else _remote_names(prop)
-        nullable = all(c.nullable for c in prop.remote_side) or prop.secondary is not None
-        if not prop.cascade.delete_orphan and not nullable:
+        to_null = prop.secondary is None and not prop.cascade.delete_orphan
+        if to_null and not all(column.nullable for column in prop.remote_side):
             self.delete(obj)
             # in silence: there is nothing to be set to NULL
-            if collection is None:
+            if not prop.uselist:
                 set_committed_value(live, prop.key, None)
-            elif isinstance(collection, CollectionAdapter):
-                collection.remove_without_event(obj)
+            elif prop.lazy not in ("dynamic", "write_only"):
+                collection_adapter(getattr(live, prop.key)).remove_without_event(obj)
             return
-        if collection is None:
-            setattr(live, prop.key, None)
-        elif isinstance(collection, CollectionAdapter):
-            collection.remove_with_event(obj)
-        else:
-            collection.remove(obj)
+        _attribute(live, prop).remove(inspect(live), live.__dict__, obj, None)
         if prop.cascade.delete_orphan:
             self._actions[inspect(obj)] = "deleted"
-            return
-        for name in names:
-            self._note(inspect(obj), name, getattr(obj, name), None)
-            setattr(obj, name, None)
+        elif to_null:
+            for name in _remote_names(prop):
+                self._note(inspect(obj), name, getattr(obj, name), None)
+                setattr(obj, name, None)
 
 
 # -- what to take back
@@ -406,12 +392,9 @@ def targets_of(session: Session, obj: Any, name: str) -> list[Any]:
     return list(value) if prop.lazy == "dynamic" else list(collection_adapter(value))
 
 
-def _collection(live: Any, prop: RelationshipProperty[Any]) -> Any:
-    """What to add to and to remove from; None for a scalar."""
-    if not prop.uselist:
-        return None
-    value = getattr(live, prop.key)
-    return value if prop.lazy in ("dynamic", "write_only") else collection_adapter(value)
+def _attribute(live: Any, prop: RelationshipProperty[Any]) -> Any:
+    """What backrefs append to and remove from: alike for a scalar and for collections of any kind."""
+    return inspect(live).manager[prop.key].impl
 
 
 def _local_names(prop: RelationshipProperty[Any]) -> list[str]:
