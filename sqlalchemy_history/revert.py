@@ -12,22 +12,22 @@ the links are: its targets belong to others as well.
 from __future__ import annotations
 
 import dataclasses
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Index, Integer, String, UniqueConstraint, event, inspect, null, update
+from sqlalchemy import event, inspect
 from sqlalchemy.orm import Mapper, RelationshipProperty, Session, object_session, selectinload
-from sqlalchemy.orm.attributes import History, set_committed_value
-from sqlalchemy.orm.base import PASSIVE_NO_FETCH, RelationshipDirection
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.base import RelationshipDirection
 from sqlalchemy.orm.collections import collection_adapter
 
 from . import query
 from .config import nearest
 from .difference import AttributeChange
 from .exc import ReverterException
+from .handover import Expected, in_the_way, park
 from .operation import Operation
-from .plan import UNSEEN, class_plan, table_plan
+from .plan import class_plan
 from .relationships import association_proxies
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 #: relations to take back, by name, each with those of its targets
 Tree = dict[str, "Tree"]
-
-#: by state the values that an object is to get; None if it is to be deleted
-Expected = dict[Any, "dict[str, Any] | None"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,9 +112,9 @@ class Reversal:
     def report(self) -> RevertReport:
         """What was done; makes sure that the next flush can do it."""
         session, actions = self.session, self._actions
-        if any(_in_the_way(session, actions, {})):
+        if any(in_the_way(session, actions, {})):
             # bound to the flush: parked values must never be all that a transaction writes
-            event.listen(session, "before_flush", lambda *_: _park(session, actions, {}), once=True)
+            event.listen(session, "before_flush", lambda *_: park(session, actions, {}), once=True)
         done = [
             Reverted(
                 object=None if state is None else state.obj(),
@@ -132,7 +129,7 @@ class Reversal:
 
     def flush(self) -> None:
         """Write what was done so far; what is reported afterwards is the whole nevertheless."""
-        _park(self.session, self._actions, self._expected)
+        park(self.session, self._actions, self._expected)
         self.session.flush()
 
     def find(self, plan: ClassPlan, version: Any) -> Any:
@@ -421,90 +418,6 @@ def _forget_targets(session: Session, state: Any, name: str) -> None:
         refers = prop.direction is RelationshipDirection.MANYTOONE and prop.key in state.dict
         if refers and name in _local_names(prop):
             session.expire(state.obj(), [prop.key])
-
-
-# -- unique values that change hands
-
-
-def _in_the_way(
-    session: Session, actions: dict[Any, str], expected: Expected
-) -> Iterator[tuple[Any, list[str]]]:
-    """Rows whose unique values others are to get, in the order that a flush works in.
-
-    Neither a swap nor a deletion is done before the row that takes the value is written.
-    """
-    alive = [s for s in {**actions, **expected} if s is not None and s.session is session]
-    for mapper in {state.mapper for state in alive}:
-        group = [s for s in alive if s.mapper.base_mapper is mapper.base_mapper]
-        for names in _unique_names(mapper):
-            held: dict[Any, Any] = {}
-            taken: dict[Any, Any] = {}
-            for state in group:
-                if not all(name in state.mapper.attrs for name in names):
-                    continue
-                old, new = _values(state, names, expected.get(state))
-                gone = actions.get(state) == "deleted" or expected.get(state, {}) is None
-                if state.persistent and (gone or old != new):
-                    held[old] = state
-                if not gone and (not state.persistent or old != new):
-                    taken[new] = state
-            for value, state in held.items():
-                if None not in value and taken.get(value, state) is not state:
-                    yield state, names
-
-
-def _unique_names(mapper: Mapper[Any]) -> Iterator[list[str]]:
-    for table in mapper.tables:
-        for one in (*table.constraints, *table.indexes):  # type: ignore[attr-defined]
-            unique = isinstance(one, UniqueConstraint) or (isinstance(one, Index) and one.unique)
-            if unique and all(column in mapper._columntoproperty for column in one.columns):
-                yield [mapper.get_property_by_column(c).key for c in one.columns]
-
-
-def _values(
-    state: Any, names: Iterable[str], expected: Mapping[str, Any] | None
-) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The values before and after what is not flushed yet, or not even set."""
-    old, new = [], []
-    for name in names:
-        history: History = state.get_history(name, PASSIVE_NO_FETCH)
-        before = history.deleted or history.unchanged or (None,)
-        old.append(before[0])
-        value = (history.added or history.unchanged or (None,))[0]
-        new.append((expected or {}).get(name, value))
-    return tuple(old), tuple(new)
-
-
-def _park(session: Session, actions: dict[Any, str], expected: Expected) -> None:
-    """Free the unique values that change hands: the rows get others until the flush sets them."""
-    for state, names in list(_in_the_way(session, actions, expected)):
-        for name in names:
-            column = state.mapper.attrs[name].columns[0]
-            plan = table_plan(column.table)
-            value = _stand_in(column)
-            if plan is not None and value is not None:
-                keys = zip(plan.keys_of(column.table), state.key[1], strict=True)
-                connection = session.connection(bind_arguments={"mapper": state.mapper})
-                connection.execute(
-                    update(column.table)
-                    .where(*(key == value for key, value in keys))
-                    .values({column: value}),
-                    execution_options={UNSEEN: True},
-                )
-                break
-
-
-def _stand_in(column: Any) -> Any:
-    """A value that no other row is likely to have; None if there is no telling."""
-    if column.nullable:
-        return null()
-    if column.primary_key or column.foreign_keys:
-        return None
-    if isinstance(column.type, Integer):
-        return -column - 1
-    if isinstance(column.type, String):
-        return uuid.uuid4().hex[: column.type.length]
-    return None
 
 
 class Reverter:

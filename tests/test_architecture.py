@@ -37,6 +37,7 @@ LEVELS = [
     "context",
     "transaction",
     "relationships",
+    "handover",
     "revert",
     "version",
     "history",
@@ -83,7 +84,7 @@ ON_DEMAND = {f"{PACKAGE}.revert", "difflib"}
 # Parts of SQLAlchemy that are loaded when a database of that kind is used.
 DIALECTS = "sqlalchemy.dialects."
 
-READ_SIDE = {"query", "relationships", "revert", "version", "history", "undo", "past"}
+READ_SIDE = {"query", "relationships", "handover", "revert", "version", "history", "undo", "past"}
 WRITE_SIDE = {"unit_of_work", "capture", "write", "write_postgresql", "record", "cascades", "bulk"}
 FORBIDDEN_NAMES = {"util", "utils", "helper", "helpers", "common", "misc"}
 
