@@ -19,7 +19,7 @@ from .changeset import Changeset, changeset_of
 from .difference import AttributeChange, Diff, RelationChange
 from .exc import VersioningError
 from .operation import Operation
-from .plan import ClassPlan, all_registries, class_plan
+from .plan import ClassPlan, class_plan, only_manager
 from .query import plan_of
 from .revert import Tree, as_it_was, relation_tree, targets_of
 from .version import version_values
@@ -96,18 +96,7 @@ def transaction_at(session: Session, at: dt.datetime, model: Any = None) -> Any:
 def _transaction_class(model: Any) -> Any:
     if model is not None:
         return plan_of(model).manager.transaction_cls
-    classes = {
-        plan.manager.transaction_cls
-        for reg in all_registries()
-        for mapper in reg.mappers
-        if (plan := class_plan(mapper.class_)) is not None
-    }
-    if len(classes) != 1:
-        raise VersioningError(
-            f"there are {len(classes)} Transaction classes; say whose transactions are meant: "
-            f"transaction_at(session, at, Article)"
-        )
-    return classes.pop()
+    return only_manager("transaction_at(session, at, Article)").transaction_cls
 
 
 def blame(session: Session, obj: Any) -> dict[str, Any]:

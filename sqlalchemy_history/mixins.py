@@ -158,7 +158,7 @@ class LastModifiedMixin:
         @declared_attr
         def last_modified_at(cls):  # noqa: ANN201, N805
             """The time of the INSERT or of the last change."""
-            return mapped_column(AwareDateTime, default=_inserted_now, nullable=False)
+            return mapped_column(AwareDateTime, default=now_of_insert, nullable=False)
 
 
 def _check_name(entity: Any, name: str) -> None:
@@ -176,10 +176,6 @@ def _check_name(entity: Any, name: str) -> None:
 
 def _first_changes(context: Any) -> dict[str, str]:
     return dict.fromkeys(inserted_attributes(context), _text(now_of_insert(context)))
-
-
-def _inserted_now(context: Any) -> datetime.datetime:
-    return now_of_insert(context)
 
 
 # -- UPDATE by a flush, as far as Python knows what changed
@@ -234,10 +230,6 @@ def _before_insert(mapper: Mapper[Any], connection: Connection, obj: Any) -> Non
 # -- any other UPDATE
 
 
-def _any(changed: Mapping[str, ColumnElement[bool]]) -> ColumnElement[bool]:
-    return or_(*changed.values())
-
-
 def _merged_changes(
     column: ColumnElement[Any],
     changed: Mapping[str, ColumnElement[bool]],
@@ -265,7 +257,7 @@ def _merged_changes(
         patch = "json_patch" if dialect.name == "sqlite" else "json_merge_patch"
         before_all = func.coalesce(type_coerce(column, String), _literal("{}"))
         merged = getattr(func, patch)(before_all, func.json_object(*parts))
-    return case((_any(changed), merged), else_=column)
+    return case((or_(*changed.values()), merged), else_=column)
 
 
 def _literal(text: str) -> Any:
@@ -279,7 +271,7 @@ def _new_time(
     dialect: Dialect,
 ) -> Any:
     time = bindparam("stamped_at", now, type_=column.type, unique=True)
-    return case((_any(changed), time), else_=column)
+    return case((or_(*changed.values()), time), else_=column)
 
 
 # -- set-up

@@ -40,7 +40,7 @@ from sqlalchemy.orm import Session, configure_mappers
 from sqlalchemy.schema import ExecutableDDLElement
 
 from .exc import VersioningError
-from .plan import TablePlan, all_registries, class_of, class_plan
+from .plan import TablePlan, class_of, class_plan, only_manager
 from .query import Moment, moment
 
 if TYPE_CHECKING:
@@ -302,18 +302,7 @@ def _manager_of(at: Any) -> VersioningManager:
     plan = None if cls is None else class_plan(cls)
     if manager is not None or plan is not None:
         return manager or plan.manager  # type: ignore[union-attr]
-    managers = {
-        plan.manager
-        for reg in all_registries()
-        for mapper in reg.mappers
-        if (plan := class_plan(mapper.class_)) is not None
-    }
-    if len(managers) != 1:
-        raise VersioningError(
-            f"there are {len(managers)} managers with versioned classes; say whose past is meant: "
-            f"time_machine(bind, at, manager=...)"
-        )
-    return managers.pop()
+    return only_manager("time_machine(bind, at, manager=...)")
 
 
 def _refuse_flushes(session: Session) -> None:

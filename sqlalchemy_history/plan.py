@@ -16,6 +16,7 @@ from sqlalchemy.orm.attributes import manager_of_class
 from sqlalchemy.orm.mapper import _CONFIGURE_MUTEX, _all_registries
 
 from .config import Options
+from .exc import VersioningError
 from .schema import own_column_names
 from .strategy import Strategy
 
@@ -213,6 +214,26 @@ def class_of(entity: Any) -> type[Any] | None:
 def all_registries() -> list[registry]:
     """Every registry of mappers that there is."""
     return list(_all_registries())
+
+
+def only_manager(otherwise: str) -> VersioningManager:
+    """The manager of all classes that are versioned.
+
+    :param otherwise: how to say which one is meant.
+    :raises VersioningError: if there are several of them, or none.
+    """
+    managers = {
+        plan.manager
+        for reg in all_registries()
+        for mapper in reg.mappers
+        if (plan := class_plan(mapper.class_)) is not None
+    }
+    if len(managers) != 1:
+        raise VersioningError(
+            f"there are {len(managers)} managers with versioned classes; say which is meant: "
+            f"{otherwise}"
+        )
+    return managers.pop()
 
 
 def configure_mappers_of(metadata: MetaData) -> None:
