@@ -19,6 +19,7 @@ would never be called. Methods of the plugin's own start with an underscore.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import (
     Callable,
@@ -29,16 +30,7 @@ from collections.abc import (
     MutableSequence,
     Sequence,
 )
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    ClassVar,
-    Final,
-    NamedTuple,
-    Protocol,
-    overload,
-    runtime_checkable,
-)
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, overload, runtime_checkable
 
 from .config import nearest
 from .exc import ImproperlyConfigured
@@ -53,7 +45,8 @@ if TYPE_CHECKING:
     from .write import Writer
 
 
-class Written(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
     """What one flush or one bulk statement wrote over one connection.
 
     :ivar transaction_id: None if nothing is left of the transaction: all it did was taken back.
