@@ -60,7 +60,7 @@ from .keys import KeyFormat
 from .operation import Operation
 from .plan import CHAINS_KEY, INFO_KEY, Key, TablePlan, as_key
 from .record import NewRow, Recorder, Rows, Target, plain
-from .triggers import has_triggers, trigger_exists
+from .triggers import has_triggers, keeps_history, trigger_exists
 from .unit_of_work import Changes, ConnectionUnit, UnitOfWork
 from .write import TX, number
 
@@ -154,7 +154,7 @@ class Statements:
         table = parent_table(table_of(statement))
         plan = self.plan_of(table)
         if plan is None:
-            self.warn_of_other(statement.table)
+            self.warn_of_other(unit, statement.table)
         else:
             self._lock_flushed(unit, plan, statement, rows)
         if self._manager.native.plans:
@@ -287,28 +287,39 @@ class Statements:
         """Text or a WITH clause writes ``tables``, given by name or as such."""
         for table in tables:
             plan = self._plan_named(table) if is_text else self.plan_of(table)
-            if plan is not None and plan.options.native_versioning:
-                self._manager.native.about_to_write(unit)
-            elif plan is not None:
-                self.untracked(
+            if plan is not None:
+                self._written_unseen(
+                    unit,
                     plan,
                     "what SQL text writes" if is_text else "what a WITH clause writes",
                     "use update(), delete() or insert() of the class or its table",
                 )
 
-    def warn_of_other(self, table: Any) -> None:
+    def warn_of_other(self, unit: ConnectionUnit, table: Any) -> None:
         """A statement is about a table that we do not know, perhaps only by another object."""
         name = getattr(table, "name", None)
         parts = (table.left, table.right) if isinstance(table, Join) else ()
         for part in parts:
-            self.warn_of_other(part)
+            self.warn_of_other(unit, part)
         plan = self._plan_named(str(name).lower()) if name and not parts else None
         if plan is not None and getattr(table, "schema", None) == plan.parent.schema:
-            self.untracked(
+            self._written_unseen(
+                unit,
                 plan,
                 "what a statement on another table object of this name, or on a join, writes",
                 "use the class or its __table__",
             )
+
+    def _written_unseen(
+        self, unit: ConnectionUnit, plan: TablePlan, what: str, way_out: str
+    ) -> None:
+        """A statement names the table of ``plan`` in a way in which only triggers can record it."""
+        if not keeps_history(unit.connection, plan.version):
+            return
+        if plan.options.native_versioning:
+            self._manager.native.about_to_write(unit)
+        else:
+            self.untracked(plan, what, way_out)
 
     def _plan_named(self, name: str) -> TablePlan | None:
         models = self._manager.models

@@ -85,7 +85,8 @@ def park(session: Session, actions: dict[Any, str], expected: Expected) -> None:
                     update(column.table)
                     .where(*(key == value for key, value in keys))
                     .values({column: value}),
-                    execution_options={UNSEEN: True},
+                    # triggers see it, and are to be told whose transaction it belongs to
+                    execution_options={} if plan.options.native_versioning else {UNSEEN: True},
                 )
                 break
 

@@ -1,4 +1,4 @@
-"""Whether a table has triggers of the user's, which may change more than a statement says."""
+"""What a database says of a table: whether it is there, and whether the user has triggers on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,27 @@ from sqlalchemy import (
     table as a_table,
 )
 
+_there: weakref.WeakKeyDictionary[Engine, set[tuple[str | None, str]]] = weakref.WeakKeyDictionary()
 _known: weakref.WeakKeyDictionary[Engine, dict[Table, bool]] = weakref.WeakKeyDictionary()
+
+
+def table_exists(connection: Connection, table: Table) -> bool:
+    """The connection's database has ``table``."""
+    translate = connection.get_execution_options().get("schema_translate_map") or {}
+    schema = translate.get(table.schema, table.schema)
+    return connection.dialect.has_table(connection, table.name, schema)
+
+
+def keeps_history(connection: Connection, version: Table) -> bool:
+    """The connection's database is one that has the table ``version``.
+
+    Another database may have a live table of the same name. It is asked until it says yes.
+    """
+    known = _there.setdefault(connection.engine, set())
+    name = version.schema, version.name
+    if name not in known and table_exists(connection, version):
+        known.add(name)
+    return name in known
 
 
 def trigger_exists(table: Table, dialect: Dialect) -> ColumnElement[bool]:
@@ -56,7 +76,7 @@ def trigger_exists(table: Table, dialect: Dialect) -> ColumnElement[bool]:
 
 
 def has_triggers(connection: Connection, table: Table) -> bool:
-    """Ask the database, once for each engine."""
+    """``table`` has triggers; the database is asked once for each engine."""
     known = _known.setdefault(connection.engine, {})
     if table not in known:
         known[table] = bool(connection.scalar(select(trigger_exists(table, connection.dialect))))

@@ -499,6 +499,7 @@ def test_element_that_moves_makes_a_version_of_both_parents(blog: Any, open_sess
     assert (operations(session, one), operations(session, two)) == ([0, 1], [0, 1])
 
 
+@pytest.mark.orm_capture(reason="track_relations is about what sessions do")
 def test_tracked_version_is_none_too_many(blog: Any, open_session: Any) -> None:
     """A version that is there for a collection says what the one before said; it is wanted."""
     session = open_session()

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import mapped_column
 
+import support
 from sqlalchemy_history import UntrackedWrite, UntrackedWriteWarning, versioning_disabled
 from sqlalchemy_history.untracked import written_tables
 
@@ -155,6 +156,36 @@ def test_keys_that_cannot_be_foreseen(session, Article) -> None:
             sa.update(Article).values(id=sa.func.random()),
             execution_options={"synchronize_session": False},
         )
+
+
+@sqlite_only
+@pytest.mark.options(untracked="raise")
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_table_of_that_name_in_another_database(versioning, make_base, native, write) -> None:
+    """Where there is no history, a table that is called like a versioned one is nobody's business."""
+
+    class Article(make_base()):
+        __tablename__ = "article"
+        __versioned__ = {"native_versioning": native}
+        id = mapped_column(sa.Integer, primary_key=True)
+
+    base = make_base()
+
+    class Other(base):
+        __tablename__ = "article"
+        id = mapped_column(sa.Integer, primary_key=True)
+        n = mapped_column(sa.Integer)
+
+    sa.orm.configure_mappers()
+    engine = support.sqlite_engine(sa.make_url("sqlite://"))
+    base.metadata.create_all(engine)
+    with sa.orm.Session(engine) as session:
+        session.add(Other(id=1))
+        session.commit()
+        write(session)
+        session.commit()
+    engine.dispose()
 
 
 @sqlite_only

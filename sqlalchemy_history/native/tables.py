@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Table, event
 from sqlalchemy_history.context import CONTEXT_KEY, current_context
 from sqlalchemy_history.exc import ImproperlyConfigured
 from sqlalchemy_history.plan import CHAINS_KEY, TablePlan, table_plan
+from sqlalchemy_history.triggers import table_exists
 from sqlalchemy_history.unit_of_work import ConnectionUnit
 from sqlalchemy_history.write import transaction_values
 
@@ -234,8 +235,5 @@ def _is_complete(connection: Any, plan: TablePlan, made: set[Table]) -> bool:
 
 
 def _exists(connection: Any, table: Table) -> bool:
-    if not isinstance(connection, Connection):
-        return True
-    translate = connection.get_execution_options().get("schema_translate_map") or {}
-    schema = translate.get(table.schema, table.schema)
-    return connection.dialect.has_table(connection, table.name, schema)
+    # a mock connection, which only shows the DDL, has no catalog
+    return not isinstance(connection, Connection) or table_exists(connection, table)

@@ -258,6 +258,10 @@ class HistoryMachine(RuleBasedStateMachine):
             return
         for world in (self.plain, self.versioned):
             world.nested.clear()
+        self.committed(sample)
+
+    def committed(self, sample: int) -> None:
+        """A transaction was committed, the session's or another client's: look at everything."""
         ordinal = self.model.commit()
         self.log.append(f"  -> transaction {ordinal}")
         self._judge(lambda: self.judge.after_commit(ordinal, sample))
@@ -666,6 +670,18 @@ class HistoryMachine(RuleBasedStateMachine):
             world.kept[f"comment {len(self.log)}"] = comment
 
         self.change(f"comment {text!r}", self.choose("Article", pick), act, then)
+
+    @rule(pick=PICKS, other=st.one_of(st.none(), PICKS), then=THEN)
+    def note(self, pick: int, other: int | None, then: str) -> None:
+        """A row that the database will delete with its article, and part from its category."""
+        category = None if other is None else self.choose("Category", other, fresh=False)
+
+        def act(world: World, obj: Any) -> None:
+            about = None if category is None else world.find(category)
+            world.session.add(world.models["Note"](article=obj, category=about))
+
+        target = self.choose("Article", pick, fresh=False)
+        self.change(f"note, {category}", target, act, then)
 
     @rule(pick=PICKS, place=PICKS, then=THEN)
     def drop_comment(self, pick: int, place: int, then: str) -> None:

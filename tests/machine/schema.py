@@ -8,7 +8,7 @@ rules, a :class:`Kind`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -34,13 +34,16 @@ __all__ = [
     "NUMBERS",
     "RELATIONS",
     "TEXTS",
+    "TRIGGERED",
     "Kind",
     "Models",
     "build_models",
 ]
 
 #: What the model calls an entity: the tables that make its rows, base table first.
+#: A note goes with its article, so it is deleted before.
 ENTITIES: tuple[tuple[str, ...], ...] = (
+    ("note",),
     ("article",),
     ("comment",),
     ("category",),
@@ -62,6 +65,9 @@ EXCLUDED: Mapping[str, frozenset[str]] = {
     "article": frozenset({"views"}),
     "cell": frozenset({"memo"}),
 }
+
+#: Classes, with their subclasses, that triggers record where both triggers and sessions do.
+TRIGGERED = frozenset({"Article", "Item", "Circle", "Cell", "Note"})
 
 # The first two are those that a run begins with.
 TEXTS = ("a", "", None, "A", "a ", "o'k", "é %s :x")
@@ -191,6 +197,7 @@ KINDS: tuple[Kind, ...] = (
         values={"meaning": TEXTS},
     ),
     Kind(name="Entry", table="entry", values={"text": TEXTS}),
+    Kind(name="Note", table="note", values={"text": TEXTS}),
 )
 
 
@@ -257,16 +264,24 @@ class Models:
         return list(self.live[table].primary_key.columns) or list(self.live[table].columns)
 
 
-def build_models(*, versioned: bool) -> Models:
-    """Declare and configure the classes on a base of their own."""
+def build_models(*, versioned: bool, native: Collection[str] = ()) -> Models:
+    """Declare and configure the classes on a base of their own.
+
+    :param native: classes that triggers record, with their subclasses.
+    """
 
     class Base(DeclarativeBase):
         pass
 
     class Tracked(Base):
         __abstract__ = True
-        if versioned:
-            __versioned__: dict[str, Any] = {}
+
+        def __init_subclass__(cls, **arguments: Any) -> None:
+            if versioned:
+                cls.__versioned__ = {"exclude": sorted(EXCLUDED.get(cls.__tablename__, ()))}
+                if any(one.__name__ in native for one in cls.__mro__):
+                    cls.__versioned__["native_versioning"] = True
+            super().__init_subclass__(**arguments)
 
     article_tag = sa.Table(
         "article_tag",
@@ -291,9 +306,6 @@ def build_models(*, versioned: bool) -> Models:
 
     class Article(Tracked):
         __tablename__ = "article"
-        if versioned:
-            __versioned__ = {"exclude": ["views"]}
-
         id = sa.Column(sa.Integer, primary_key=True)
         name = sa.Column(sa.String(50))
         n = sa.Column(sa.Integer)
@@ -418,9 +430,6 @@ def build_models(*, versioned: bool) -> Models:
 
     class Cell(Tracked):
         __tablename__ = "cell"
-        if versioned:
-            __versioned__ = {"exclude": ["memo"]}
-
         x = sa.Column(sa.Integer, primary_key=True, autoincrement=False)
         y = sa.Column(sa.Integer, primary_key=True, autoincrement=False)
         value = sa.Column(sa.Integer)
@@ -449,6 +458,18 @@ def build_models(*, versioned: bool) -> Models:
             back_populates="entries",
             passive_updates=False,
         )
+
+    class Note(Tracked):
+        """What the database deletes and changes along with others."""
+
+        __tablename__ = "note"
+        __table_args__ = {"sqlite_autoincrement": True}
+        id = sa.Column(sa.Integer, primary_key=True)
+        text = sa.Column(sa.String(50))
+        article_id = sa.Column(sa.ForeignKey("article.id", ondelete="CASCADE"))
+        category_id = sa.Column(sa.ForeignKey("category.id", ondelete="SET NULL"))
+        article = relationship("Article")
+        category = relationship("Category")
 
     live = dict(Base.metadata.tables)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,26 @@ from sqlalchemy_history import RevertConflict
 from .bench import SEARCH, Bench, open_engines, open_models, profile_name, prove, settings_of
 from .bulk import BulkMachine
 from .machine import HistoryMachine
-from .schema import Models, build_models
+from .outside import OutsideMachine
+from .schema import KINDS, TRIGGERED, Models, build_models
 
-#: the second has all rules of the first
-MACHINES = [BulkMachine] if profile_name() == "ci" else [HistoryMachine, BulkMachine]
+#: each has all rules of the one before; and what is recorded by triggers
+MACHINES: list[Any] = [
+    pytest.param(HistoryMachine, (), id="flushes"),
+    pytest.param(BulkMachine, (), id="sessions"),
+    pytest.param(OutsideMachine, TRIGGERED, id="both"),
+    pytest.param(OutsideMachine, [kind.name for kind in KINDS] + ["Comment"], id="triggers"),
+]
+if profile_name() == "ci":
+    MACHINES = MACHINES[1:3]
 
 
 class OurLibrary:
     """``sqlalchemy_history``, as the judge asks for it."""
 
-    def __init__(self, strategy: str) -> None:
+    def __init__(self, strategy: str, native: Collection[str]) -> None:
         self.strategy = strategy
+        self.native = native
         self.transaction_cls: Any = None
 
     def version_class(self, cls: type) -> Any:
@@ -63,17 +72,21 @@ class OurLibrary:
 
     def build(self) -> Models:
         """The versioned classes."""
-        models = build_models(versioned=True)
+        models = build_models(versioned=True, native=self.native)
         self.transaction_cls = sqlalchemy_history.versioning_manager.transaction_cls
         return models
 
 
 @contextlib.contextmanager
 def versioned(
-    backend: str, strategy: str, databases: support.Databases, folder: Path
+    backend: str,
+    strategy: str,
+    databases: support.Databases,
+    folder: Path,
+    native: Collection[str] = (),
 ) -> Iterator[Bench]:
-    """A bench whose history is written by the library."""
-    library = OurLibrary(strategy)
+    """A bench whose history is written by the library, that of the classes ``native`` by triggers."""
+    library = OurLibrary(strategy, native)
     with (
         open_engines(backend, databases, folder) as (plain_engine, engine),
         library.versioning(),
@@ -89,17 +102,18 @@ def versioned(
 
 
 @pytest.mark.timeout(300 if profile_name() == "ci" else 0)
-@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize(("machine", "native"), MACHINES)
 def test_history_is_what_the_model_expects(
     backend: str,
     strategy: str,
     machine: type[HistoryMachine],
+    native: Collection[str],
     databases: support.Databases,
     tmp_path: Path,
 ) -> None:
     """Whatever is done, in whatever order: history, chain law and past states are the model's."""
-    with versioned(backend, strategy, databases, tmp_path) as bench:
-        prove(machine, bench, settings_of(backend))
+    with versioned(backend, strategy, databases, tmp_path, native) as bench:
+        prove(machine, bench, settings_of(backend, half=bool(native)))
 
 
 def _as_of_forgets_updates(patch: pytest.MonkeyPatch, bench: Bench) -> None:
@@ -196,6 +210,15 @@ def test_wrong_answers_are_noticed(
         with pytest.raises(AssertionError):
             prove(HistoryMachine, bench, settings_of("sqlite", SEARCH))
         monkeypatch.undo()
+
+
+def test_a_missing_trigger_is_noticed(databases: support.Databases, tmp_path: Path) -> None:
+    """The judge looks at what triggers record."""
+    with versioned("sqlite", "validity", databases, tmp_path, TRIGGERED) as bench:
+        with bench.engine.begin() as connection:
+            connection.exec_driver_sql("DROP TRIGGER history_delete_note")
+        with pytest.raises(AssertionError):
+            prove(OutsideMachine, bench, settings_of("sqlite", SEARCH))
 
 
 def test_version_tables_have_the_columns_that_are_versioned(
