@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sqlalchemy import inspect
+
 #: attribute name -> [old value, new value]
 Changeset = dict[str, list[Any]]
 
@@ -22,6 +24,20 @@ def changeset_of(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> Chang
     }
 
 
+def shown(value: Any) -> str:
+    """``repr()``, but for live objects whose class has none: the class and the key."""
+    if type(value) is tuple:
+        return f"({', '.join(map(shown, value))}{',' * (len(value) == 1)})"
+    state: Any = inspect(value, raiseerr=False)
+    mapper = getattr(state, "mapper", None)
+    cls: Any = type(value)
+    if mapper is None or cls.__repr__ is not object.__repr__:
+        return repr(value)
+    names = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
+    known = dict(zip(names, state.identity or (None,) * len(names), strict=True)) | state.dict
+    return f"{cls.__name__}({', '.join(f'{name}={known[name]!r}' for name in names)})"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class AttributeChange:
     """One attribute with its value before and after."""
@@ -31,7 +47,7 @@ class AttributeChange:
     new: Any
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.old!r} -> {self.new!r}"
+        return f"{self.name}: {shown(self.old)} -> {shown(self.new)}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,11 +61,11 @@ class RelationChange:
 
     def __str__(self) -> str:
         lines = [
-            *(f"{self.name}: - {obj!r}" for obj in self.removed),
-            *(f"{self.name}: + {obj!r}" for obj in self.added),
+            *(f"{self.name}: - {shown(obj)}" for obj in self.removed),
+            *(f"{self.name}: + {shown(obj)}" for obj in self.added),
         ]
         for change in self.changed:
-            lines.append(f"{self.name}: {change.newer!r}")
+            lines.append(f"{self.name}: {shown(change.newer)}")
             lines.extend(f"    {line}" for line in str(change).splitlines())
         return "\n".join(lines)
 

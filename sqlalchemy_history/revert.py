@@ -24,7 +24,7 @@ from sqlalchemy.orm.base import PASSIVE_NO_FETCH, RelationshipDirection
 from sqlalchemy.orm.collections import CollectionAdapter, collection_adapter
 
 from . import query
-from .changeset import AttributeChange
+from .changeset import AttributeChange, shown
 from .config import nearest
 from .exc import ReverterException
 from .operation import Operation
@@ -54,7 +54,9 @@ class Reverted:
     changes: tuple[AttributeChange, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.action} {self.object!r}", *(f"    {c}" for c in self.changes)])
+        return "\n".join(
+            [f"{self.action} {shown(self.object)}", *(f"    {c}" for c in self.changes)]
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +104,7 @@ class Reversal:
         self.session = session
         self._live: dict[Any, Any] = {}
         self._actions: dict[Any, str] = {}
-        self._changes: dict[Any, list[AttributeChange]] = {}
+        self._changes: dict[Any, dict[str, AttributeChange]] = {}
         self._expected: Expected = {}
 
     def expect(self, live: Any, values: dict[str, Any] | None) -> None:
@@ -122,13 +124,12 @@ class Reversal:
             Reverted(
                 object=None if state is None else state.obj(),
                 action=action,
-                changes=tuple(self._changes.get(state, ())),
+                changes=tuple(self._changes.get(state, {}).values()),
             )
             for state, action in self._actions.items()
         ]
-        return RevertReport(
-            objects=(done[0], *(one for one in done[1:] if one.action != "unchanged"))
-        )
+        others = (one for one in done[1:] if one.action != "unchanged")
+        return RevertReport(objects=(*done[:1], *others))
 
     def flush(self) -> None:
         """Write what was done so far; what is reported afterwards is the whole nevertheless."""
@@ -192,7 +193,9 @@ class Reversal:
         for name in names:
             value = getattr(version, name)
             if name not in state.dict or state.dict[name] != value:
-                self._note(state, name, state.dict.get(name), value)
+                old = state.dict.get(name)
+                if old is not value or state.has_identity:  # a new object has None as it is
+                    self._note(state, name, old, value)
                 setattr(live, name, value)
                 _forget_targets(self.session, state, name)
         for composite in state.mapper.composites:
@@ -200,7 +203,9 @@ class Reversal:
         self._actions.setdefault(state, "unchanged")
 
     def _note(self, state: Any, name: str, old: Any, new: Any) -> None:
-        self._changes.setdefault(state, []).append(AttributeChange(name=name, old=old, new=new))
+        changes = self._changes.setdefault(state, {})
+        before = changes[name].old if name in changes else old
+        changes[name] = AttributeChange(name=name, old=before, new=new)
         if self._actions.get(state, "unchanged") == "unchanged":
             self._actions[state] = "changed"
 
