@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import inspect
+from sqlalchemy.orm import InstanceState
 
 #: attribute name -> [old value, new value]
 Changeset = dict[str, list[Any]]
@@ -25,17 +26,16 @@ def changeset_of(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> Chang
 
 
 def shown(value: Any) -> str:
-    """``repr()``, but for live objects whose class has none: the class and the key."""
+    """``repr()``; of a live object, whose own may ask the database, the class and the key."""
     if type(value) is tuple:
         return f"({', '.join(map(shown, value))}{',' * (len(value) == 1)})"
     state: Any = inspect(value, raiseerr=False)
-    mapper = getattr(state, "mapper", None)
-    cls: Any = type(value)
-    if mapper is None or cls.__repr__ is not object.__repr__:
+    if not isinstance(state, InstanceState) or hasattr(value, "__version_plan__"):
         return repr(value)
+    mapper = state.mapper
     names = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
     known = dict(zip(names, state.identity or (None,) * len(names), strict=True)) | state.dict
-    return f"{cls.__name__}({', '.join(f'{name}={known[name]!r}' for name in names)})"
+    return f"{type(value).__name__}({', '.join(f'{name}={known[name]!r}' for name in names)})"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,6 +54,8 @@ def timeline(session: Session, obj: Any) -> list[TimelineEntry[Any]]:
     :raises ClassNotVersioned: if the class has no history.
     """
     refuse_async(session, "timeline")
+    if isinstance(obj, type):
+        raise TypeError(f"{obj.__name__} is a class; give one of its objects, or a version of one")
     plan = plan_of(obj)
     cls: Any = plan.version_class
     statement = query.versions_of(plan, plan.key_of_object(obj)).options(

@@ -431,6 +431,13 @@ class TestTimeline:
         assert [e.operation_type for e in entries] == [0, 1, 2]
         assert entries[2].changeset == {}
 
+    @pytest.mark.backends("sqlite")
+    def test_a_class_is_no_object(self, session: Any, models: SimpleNamespace) -> None:
+        """A class in the place of an object is refused: it would stand for all its rows."""
+        for function in (timeline, blame):
+            with pytest.raises(TypeError, match="Article is a class"):
+                function(session, models.Article)
+
 
 class TestMoments:
     def test_transaction_at(self, session: Any, models: SimpleNamespace) -> None:
