@@ -538,6 +538,8 @@ class TestAsync:
                 (revert_transaction, None),
                 (verify, models.Article),
                 (version_obj, article),
+                (versioning.unit_of_work,),
+                (versioning.create_transaction,),
                 (cls.version_at, 1, 1),
                 (cls.all_versions, 1),
             ):
