@@ -39,6 +39,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, configure_mappers
 from sqlalchemy.schema import ExecutableDDLElement
 
+from .changeset import shown
 from .exc import VersioningError
 from .plan import TablePlan, all_registries, class_of, class_plan
 from .query import Moment, moment
@@ -321,7 +322,7 @@ def _refuse_flushes(session: Session) -> None:
     def refuse(session: Session, context: Any, instances: Any) -> None:
         for obj in (*session.new, *session.deleted, *filter(session.is_modified, session.dirty)):
             raise ReadOnlyError(
-                f"{obj!r} cannot be written: this session shows the past; change the object in a "
+                f"{shown(obj)} cannot be written: this session shows the past; change the object in a "
                 f"session of the present, or revert to a version"
             )
 
