@@ -38,8 +38,19 @@ def shown(value: Any) -> str:
     return f"{type(value).__name__}({', '.join(f'{name}={known[name]!r}' for name in names)})"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class AttributeChange:
+class Told:
+    """A dataclass whose ``repr()`` shows live objects by class and key."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        fields: Any = dataclasses.fields(self)  # type: ignore[arg-type]
+        values = (f"{field.name}={shown(getattr(self, field.name))}" for field in fields)
+        return f"{type(self).__name__}({', '.join(values)})"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class AttributeChange(Told):
     """One attribute with its value before and after."""
 
     name: str
@@ -50,8 +61,8 @@ class AttributeChange:
         return f"{self.name}: {shown(self.old)} -> {shown(self.new)}"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class RelationChange:
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class RelationChange(Told):
     """One relation: what came, what went, and what is there still but differs."""
 
     name: str
@@ -70,8 +81,8 @@ class RelationChange:
         return "\n".join(lines)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Diff:
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Diff(Told):
     """The differences between two states, in the order of the attributes.
 
     Iterate over it, look a change up by the name of its attribute or relation, print it, or ask

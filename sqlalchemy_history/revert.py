@@ -24,7 +24,7 @@ from sqlalchemy.orm.base import PASSIVE_NO_FETCH, RelationshipDirection
 from sqlalchemy.orm.collections import CollectionAdapter, collection_adapter
 
 from . import query
-from .changeset import AttributeChange, shown
+from .changeset import AttributeChange, Told, shown
 from .config import nearest
 from .exc import ReverterException
 from .operation import Operation
@@ -40,8 +40,8 @@ Tree = dict[str, "Tree"]
 Expected = dict[Any, "dict[str, Any] | None"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Reverted:
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Reverted(Told):
     """What a revert did to one object.
 
     :ivar action: ``"created"``, ``"changed"``, ``"deleted"`` or ``"unchanged"``.
@@ -59,8 +59,8 @@ class Reverted:
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class RevertReport:
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class RevertReport(Told):
     """What a revert did, object by object; the first one is the object of the version itself.
 
     Other objects are listed only if something was done to them. Print it to read it.

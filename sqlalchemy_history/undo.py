@@ -57,7 +57,7 @@ class RevertConflict(ReverterException):
         self.conflicts: tuple[Conflict, ...] = tuple(conflicts)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class UndoReport(RevertReport):
     """What :func:`revert_transaction` did, or would do, and what was in the way of it."""
 

@@ -84,6 +84,7 @@ class TestColumns:
             "    name: 'three' -> 'one'",
             "    author_id: None -> 1",
         ]
+        assert "Reverted(object=Article(id=1), action='changed', " in repr(report)
 
     @sqlite_only
     def test_nothing_to_do(self, session: Any, models: SimpleNamespace) -> None:
