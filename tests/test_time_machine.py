@@ -243,6 +243,8 @@ class TestReadOnly:
             pytest.raises(VersioningError, match="in no transaction"),
         ):
             time_machine(connection, txs[0]).__enter__()
+        with Session(engine) as session, pytest.raises(TypeError, match=r"not a Session; .*bind"):
+            time_machine(session, txs[0])
 
     @pytest.mark.parametrize("engine_options", [{"pool_size": 1, "max_overflow": 0}])
     def test_a_connection_that_is_lost(
