@@ -145,6 +145,8 @@ class versioning_disabled:  # noqa: N801
         self._session: Any = session
 
     def __enter__(self) -> None:
+        if hasattr(self._session, "run_sync"):
+            raise TypeError("an AsyncSession needs `async with versioning_disabled(session)`")
         self._session.flush()
         self._count(+1)
 

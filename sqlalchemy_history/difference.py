@@ -6,9 +6,36 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from sqlalchemy import inspect
+from sqlalchemy.orm import InstanceState
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class AttributeChange:
+
+def shown(value: Any) -> str:
+    """``repr()``; of a live object, whose own may ask the database, the class and the key."""
+    if type(value) is tuple:
+        return f"({', '.join(map(shown, value))}{',' * (len(value) == 1)})"
+    state: Any = inspect(value, raiseerr=False)
+    if not isinstance(state, InstanceState) or hasattr(value, "__version_plan__"):
+        return repr(value)
+    mapper = state.mapper
+    names = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
+    known = dict(zip(names, state.identity or (None,) * len(names), strict=True)) | state.dict
+    return f"{type(value).__name__}({', '.join(f'{name}={known[name]!r}' for name in names)})"
+
+
+class Told:
+    """A dataclass whose ``repr()`` shows live objects by class and key."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        fields: Any = dataclasses.fields(self)  # type: ignore[arg-type]
+        values = (f"{field.name}={shown(getattr(self, field.name))}" for field in fields)
+        return f"{type(self).__name__}({', '.join(values)})"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class AttributeChange(Told):
     """One attribute with its value before and after."""
 
     name: str
@@ -16,11 +43,11 @@ class AttributeChange:
     new: Any
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.old!r} -> {self.new!r}"
+        return f"{self.name}: {shown(self.old)} -> {shown(self.new)}"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class RelationChange:
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class RelationChange(Told):
     """One relation: what came, what went, and what is there still but differs."""
 
     name: str
@@ -30,17 +57,17 @@ class RelationChange:
 
     def __str__(self) -> str:
         lines = [
-            *(f"{self.name}: - {obj!r}" for obj in self.removed),
-            *(f"{self.name}: + {obj!r}" for obj in self.added),
+            *(f"{self.name}: - {shown(obj)}" for obj in self.removed),
+            *(f"{self.name}: + {shown(obj)}" for obj in self.added),
         ]
         for change in self.changed:
-            lines.append(f"{self.name}: {change.newer!r}")
+            lines.append(f"{self.name}: {shown(change.newer)}")
             lines.extend(f"    {line}" for line in str(change).splitlines())
         return "\n".join(lines)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Diff:
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Diff(Told):
     """The differences between two states, in the order of the attributes.
 
     Iterate over it, look a change up by the name of its attribute or relation, print it, or ask

@@ -16,6 +16,8 @@ Every message names the class, table, column or option it is about and says what
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class VersioningError(Exception):
     """Base of all errors that this package raises on purpose."""
@@ -51,3 +53,15 @@ class NoChangesAttribute(VersioningError):
 
 class ReverterException(VersioningError):
     """A version cannot be reverted to in the way that was asked for."""
+
+
+def refuse_async(session: Any, function: str) -> None:
+    """Say what to do with an AsyncSession, whose methods return coroutines.
+
+    :raises TypeError: if ``session`` is one.
+    """
+    if hasattr(session, "run_sync"):
+        raise TypeError(
+            f"{function}() takes a Session; with an AsyncSession: "
+            f"await session.run_sync({function}, ...)"
+        )

@@ -17,7 +17,7 @@ from typing_extensions import TypeVar
 from . import query
 from .changeset import Changeset, changeset_of
 from .difference import AttributeChange, Diff, RelationChange
-from .exc import VersioningError
+from .exc import VersioningError, refuse_async
 from .operation import Operation
 from .plan import ClassPlan, class_plan, only_manager
 from .query import plan_of
@@ -55,6 +55,9 @@ def timeline(session: Session, obj: Any) -> list[TimelineEntry[Any]]:
     :param obj: a live object, or any version of the object.
     :raises ClassNotVersioned: if the class has no history.
     """
+    refuse_async(session, "timeline")
+    if isinstance(obj, type):
+        raise TypeError(f"{obj.__name__} is a class; give one of its objects, or a version of one")
     plan = plan_of(obj)
     cls: Any = plan.version_class
     statement = query.versions_of(plan, plan.key_of_object(obj)).options(
@@ -85,6 +88,7 @@ def transaction_at(session: Session, at: dt.datetime, model: Any = None) -> Any:
     :raises TypeError: if ``at`` is naive, or no datetime.
     :raises VersioningError: if it is not clear whose transactions are meant.
     """
+    refuse_async(session, "transaction_at")
     cls: Any = _transaction_class(model)
     issued_at = cls.__table__.c.issued_at
     statement = (
@@ -106,6 +110,7 @@ def blame(session: Session, obj: Any) -> dict[str, Any]:
         has no transaction and does not count.
     :raises ClassNotVersioned: if the class has no history.
     """
+    refuse_async(session, "blame")
     plan = plan_of(obj)
     blamed: dict[str, Any] = {}
     before: dict[str, Any] | None = None

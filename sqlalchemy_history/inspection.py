@@ -19,7 +19,7 @@ from sqlalchemy.orm import (
 
 from . import query
 from .changeset import Changeset
-from .exc import ClassNotVersioned, TableNotVersioned
+from .exc import ClassNotVersioned, TableNotVersioned, refuse_async
 from .plan import (
     INFO_KEY,
     ClassPlan,
@@ -60,7 +60,8 @@ def parent_class(version_cls: type[Any]) -> type[Any]:
     """
     plan: ClassPlan | None = getattr(version_cls, "__version_plan__", None)
     if plan is None:
-        raise ClassNotVersioned(f"{version_cls.__name__} is no version class")
+        name = getattr(version_cls, "__name__", repr(version_cls))
+        raise ClassNotVersioned(f"{name} is no version class")
     return plan.mapper.class_
 
 
@@ -81,6 +82,7 @@ def version_table(table: Table) -> Table:
 
     :raises TableNotVersioned: if the table has no history.
     """
+    _check_table(table)
     if table_plan(table) is None:
         configure_mappers_of(table.metadata)
     plan = table_plan(table)
@@ -97,6 +99,7 @@ def parent_table(version_table: Table) -> Table:
 
     :raises TableNotVersioned: if it is no version table.
     """
+    _check_table(version_table)
     plan = table_plan(version_table)
     if plan is None or plan.version is not version_table:
         raise TableNotVersioned(f"table {version_table.fullname!r} is no version table")
@@ -232,6 +235,7 @@ def version_obj(session: Session, parent: Any) -> Any:
 
     One query; pending changes are flushed first if the session does so.
     """
+    refuse_async(session, "version_obj")
     plan = plan_of(parent)
     if session.autoflush:
         session.flush()
@@ -251,6 +255,11 @@ def _equal(one: Any, other: Any) -> bool:
     equal = one == other
     # a SQL expression compares to an expression, an array to an array: neither is "equal"
     return equal if isinstance(equal, bool) else False
+
+
+def _check_table(table: Any) -> None:
+    if not isinstance(table, Table):
+        raise TableNotVersioned(f"{table!r} is no table; that of a class is its __table__")
 
 
 def _configured(obj: Any) -> None:

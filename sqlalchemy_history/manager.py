@@ -22,6 +22,7 @@ from .exc import (
     MissingContext,
     UntrackedWrite,
     UntrackedWriteWarning,
+    refuse_async,
 )
 from .hooks import Plugin, PluginCollection, Written
 from .listeners import Listeners
@@ -281,6 +282,7 @@ class VersioningManager:
 
     def create_transaction(self, session: Session) -> Any:
         """Make the transaction row of the session's present transaction now."""
+        refuse_async(session, "create_transaction")
         work = self.unit_of_work(session)
         unit = next((u for u in work.connections.values() if u.tx is not None), None)
         if unit is None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
     Connection,
+    Engine,
     Select,
     and_,
     column,
@@ -39,6 +40,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, configure_mappers
 from sqlalchemy.schema import ExecutableDDLElement
 
+from .difference import shown
 from .exc import VersioningError
 from .plan import TablePlan, class_of, class_plan, only_manager
 from .query import Moment, moment
@@ -81,7 +83,7 @@ def time_machine(
         connection goes back to the pool as it came.
     :param at: a Transaction (the state that it left), its id, a version, or an aware datetime.
     :param manager: whose models are meant, where there is more than one manager.
-    :raises TypeError: if ``at`` is none of these, or a naive datetime.
+    :raises TypeError: if ``at`` is none of these, or a naive datetime; for a session as ``bind``.
     :raises VersioningError: on entry, if the database or a table does not allow it.
 
     Writing raises :class:`ReadOnlyError`. A SQLite database in memory has one connection for all:
@@ -94,6 +96,11 @@ class TimeMachine:
     """What :func:`time_machine` returns; enter it once."""
 
     def __init__(self, bind: Any, at: Moment, manager: VersioningManager | None) -> None:
+        if not isinstance(bind, (Engine, Connection)) and not hasattr(bind, "sync_engine"):
+            raise TypeError(
+                f"time_machine() takes an engine or a connection, not a {type(bind).__name__}; "
+                f"that of a session is session.bind"
+            )
         configure_mappers()
         self._manager = manager or _manager_of(at)
         self._plans = self._manager.models.table_plans
@@ -310,7 +317,7 @@ def _refuse_flushes(session: Session) -> None:
     def refuse(session: Session, context: Any, instances: Any) -> None:
         for obj in (*session.new, *session.deleted, *filter(session.is_modified, session.dirty)):
             raise ReadOnlyError(
-                f"{obj!r} cannot be written: this session shows the past; change the object in a "
+                f"{shown(obj)} cannot be written: this session shows the past; change the object in a "
                 f"session of the present, or revert to a version"
             )
 

@@ -7,7 +7,7 @@ SELECT ... FROM article_version WHERE article_version.transaction_id <= ... AND 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, cast, overload
 
 from sqlalchemy import (
@@ -64,6 +64,20 @@ class Selectable(Protocol[_Statement_co]):
     def _version_rows(self) -> _Rows[_Statement_co]: ...
 
 
+class AwaitableAttributes:
+    """The attributes of an object that may have to ask the database, in an async session."""
+
+    __slots__ = ("_obj",)
+
+    def __init__(self, obj: object) -> None:
+        self._obj = obj
+
+    def __getattr__(self, name: str) -> Awaitable[Any]:
+        from sqlalchemy.util.concurrency import greenlet_spawn  # noqa: PLC0415
+
+        return greenlet_spawn(getattr, self._obj, name)
+
+
 class VersionEntity:
     """A version class, as far as statements can tell."""
 
@@ -87,11 +101,12 @@ def plan_of(entity: Any) -> ClassPlan:
     :raises ClassNotVersioned: if it has no history.
     """
     cls = class_of(entity)
-    plan = class_plan(cls) if cls is not None else None
+    if cls is None:
+        raise ClassNotVersioned(f"{entity!r} is no mapped class, nor an object or an alias of one")
+    plan = class_plan(cls)
     if plan is None or plan.version_class is None:
-        name = getattr(cls if cls is not None else entity, "__name__", repr(entity))
         raise ClassNotVersioned(
-            f"{name} has no history; give the class a __versioned__ = {{}} and call "
+            f"{cls.__name__} has no history; give the class a __versioned__ = {{}} and call "
             f"make_versioned() before mappers configure"
         )
     return plan

@@ -23,7 +23,7 @@ from sqlalchemy.orm.collections import collection_adapter
 
 from . import query
 from .config import nearest
-from .difference import AttributeChange
+from .difference import AttributeChange, Told, shown
 from .exc import ReverterException
 from .handover import Expected, in_the_way, park
 from .operation import Operation
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 Tree = dict[str, "Tree"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Reverted:
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Reverted(Told):
     """What a revert did to one object.
 
     :ivar action: ``"created"``, ``"changed"``, ``"deleted"`` or ``"unchanged"``.
@@ -51,11 +51,13 @@ class Reverted:
     changes: tuple[AttributeChange, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.action} {self.object!r}", *(f"    {c}" for c in self.changes)])
+        return "\n".join(
+            [f"{self.action} {shown(self.object)}", *(f"    {c}" for c in self.changes)]
+        )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class RevertReport:
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class RevertReport(Told):
     """What a revert did, object by object; the first one is the object of the version itself.
 
     Other objects are listed only if something was done to them. Print it to read it.
@@ -99,7 +101,7 @@ class Reversal:
         self.session = session
         self._live: dict[Any, Any] = {}
         self._actions: dict[Any, str] = {}
-        self._changes: dict[Any, list[AttributeChange]] = {}
+        self._changes: dict[Any, dict[str, AttributeChange]] = {}
         self._expected: Expected = {}
 
     def expect(self, live: Any, values: dict[str, Any] | None) -> None:
@@ -119,13 +121,12 @@ class Reversal:
             Reverted(
                 object=None if state is None else state.obj(),
                 action=action,
-                changes=tuple(self._changes.get(state, ())),
+                changes=tuple(self._changes.get(state, {}).values()),
             )
             for state, action in self._actions.items()
         ]
-        return RevertReport(
-            objects=(done[0], *(one for one in done[1:] if one.action != "unchanged"))
-        )
+        others = (one for one in done[1:] if one.action != "unchanged")
+        return RevertReport(objects=(*done[:1], *others))
 
     def flush(self) -> None:
         """Write what was done so far; what is reported afterwards is the whole nevertheless."""
@@ -189,7 +190,9 @@ class Reversal:
         for name in names:
             value = getattr(version, name)
             if name not in state.dict or state.dict[name] != value:
-                self._note(state, name, state.dict.get(name), value)
+                old = state.dict.get(name)
+                if old is not value or state.has_identity:  # a new object has None as it is
+                    self._note(state, name, old, value)
                 setattr(live, name, value)
                 _forget_targets(self.session, state, name)
         for composite in state.mapper.composites:
@@ -197,7 +200,9 @@ class Reversal:
         self._actions.setdefault(state, "unchanged")
 
     def _note(self, state: Any, name: str, old: Any, new: Any) -> None:
-        self._changes.setdefault(state, []).append(AttributeChange(name=name, old=old, new=new))
+        changes = self._changes.setdefault(state, {})
+        before = changes[name].old if name in changes else old
+        changes[name] = AttributeChange(name=name, old=before, new=new)
         if self._actions.get(state, "unchanged") == "unchanged":
             self._actions[state] = "changed"
 

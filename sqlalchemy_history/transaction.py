@@ -33,7 +33,8 @@ from sqlalchemy.sql.elements import conv
 from sqlalchemy.types import TypeEngine
 
 from .config import OptionsDict, nearest
-from .exc import ImproperlyConfigured, NoChangesAttribute
+from .exc import ImproperlyConfigured, NoChangesAttribute, VersioningError
+from .query import AwaitableAttributes
 
 if TYPE_CHECKING:
     from sqlalchemy import Dialect, MetaData
@@ -185,7 +186,10 @@ class TransactionBase:
         """The versions that this transaction wrote, by version class: one query for each class."""
         session = object_session(self)
         if session is None:
-            return {}
+            raise VersioningError(
+                f"a {type(self).__name__} that is in no session cannot look up what it changed; "
+                f"session.add() it, or ask before the session is closed"
+            )
         result = {}
         for plan in self.__versioning_manager__.root_plans():
             cls: Any = plan.version_class
@@ -193,6 +197,11 @@ class TransactionBase:
             if versions:
                 result[cls] = list(versions)
         return result
+
+    @property
+    def awaitable_attrs(self) -> Any:
+        """``await transaction.awaitable_attrs.changed_entities``: any attribute, in an async session."""
+        return AwaitableAttributes(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} id={self.id!r}, issued_at={self.issued_at!r}>"

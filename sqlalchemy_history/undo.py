@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import and_, inspect, select
@@ -18,10 +18,11 @@ from sqlalchemy.orm import Session, aliased
 from sqlalchemy.orm.base import RelationshipDirection
 from sqlalchemy.schema import sort_tables_and_constraints
 
-from .difference import AttributeChange
-from .exc import ReverterException
+from .difference import AttributeChange, shown
+from .exc import ReverterException, refuse_async
 from .operation import Operation
 from .plan import ClassPlan, Key, TablePlan, class_plan, table_plan
+from .query import VersionEntity
 from .revert import Reversal, Reverted, RevertReport, chosen_names, targets_of
 
 #: a row, of whichever of the tables of a hierarchy
@@ -50,13 +51,13 @@ class RevertConflict(ReverterException):
     def __init__(self, conflicts: Sequence[Conflict]) -> None:
         lines = "\n".join(f"  {conflict}" for conflict in conflicts)
         super().__init__(
-            f"{len(conflicts)} later changes are in the way:\n{lines}\n"
+            f"what was done since is in the way:\n{lines}\n"
             f"revert_transaction(..., overwrite=True) undoes them, too"
         )
         self.conflicts: tuple[Conflict, ...] = tuple(conflicts)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class UndoReport(RevertReport):
     """What :func:`revert_transaction` did, or would do, and what was in the way of it."""
 
@@ -99,6 +100,7 @@ class _Step:
                 new=getattr(self.state, name),
             )
             for name in self.names
+            if self.live is not None or getattr(self.state, name) is not None
         ]
         return Reverted(
             object=self.version if self.live is None else self.live,
@@ -138,6 +140,7 @@ def revert_transaction(
         then.
     :raises ReverterException: if ``tx`` is no Transaction.
     """
+    refuse_async(session, "revert_transaction")
     manager = getattr(tx, "__versioning_manager__", None)
     if manager is None:
         raise ReverterException(
@@ -152,14 +155,29 @@ def revert_transaction(
     ]
     conflicts += _built_upon(session, steps, links)
     if dry_run:
-        return UndoReport(objects=tuple(s.planned() for s in steps), conflicts=tuple(conflicts))
+        return UndoReport(
+            objects=tuple(_planned(session, steps, links, plans)), conflicts=tuple(conflicts)
+        )
     if conflicts and not overwrite:
         raise RevertConflict(conflicts)
     with session.no_autoflush:
         reversal = Reversal(session)
         _carry_out(session, reversal, steps, links, plans)
-        done = reversal.report().objects if steps or links else ()
+        done = (one for one in reversal.report().objects if one.action != "unchanged")
     return UndoReport(objects=tuple(done), conflicts=tuple(conflicts))
+
+
+def _planned(
+    session: Session, steps: list[_Step], links: list[_Link], plans: list[ClassPlan]
+) -> Iterable[Reverted]:
+    """What would be done to each object."""
+    planned = {id(one.object): one for one in (step.planned() for step in steps)}
+    made = {step.place: step.version for step in steps if step.action == "created"}
+    for owner, prop, before, after in _relinked(session, links, plans, made):
+        one = planned.get(id(owner)) or Reverted(object=owner, action="changed")
+        change = AttributeChange(name=prop.key, old=tuple(before), new=tuple(after))
+        planned[id(owner)] = dataclasses.replace(one, changes=(*one.changes, change))
+    return planned.values()
 
 
 def _carry_out(
@@ -187,8 +205,8 @@ def _carry_out(
     changed = [(step, step.names) for step in steps if step.action == "changed"]
     for step, names in [*((step, ring) for step, ring in made if ring), *changed]:
         reversal.revert(step.state, {}, names)
-    for link in links:
-        _relink(session, reversal, link, plans)
+    for owner, prop, before, after in _relinked(session, links, plans, {}):
+        reversal.relate(owner, prop, before, after)
     for step, ring in gone:
         for name in ring:
             setattr(step.live, name, None)
@@ -265,7 +283,7 @@ def _step(
         if live is None:
             return None
         for name in _differing(plan, version, live):
-            conflict(name, f"{name} has become {getattr(live, name)!r} since it was made")
+            conflict(name, f"{name} has become {shown(getattr(live, name))} since it was made")
         return _Step(plan, version, None, live, [])
     state = before or (version if operation == Operation.DELETE else None)
     if state is None:
@@ -307,7 +325,7 @@ def _built_upon(session: Session, steps: list[_Step], links: list[_Link]) -> Ite
                         for link in links
                     )
                 if not known:
-                    reason = f"{prop.key} has got {target!r} since it was made"
+                    reason = f"{prop.key} has got {shown(target)} since it was made"
                     yield Conflict(version=step.version, attribute=prop.key, reason=reason)
 
 
@@ -385,30 +403,61 @@ def _links(session: Session, plan: TablePlan, tx: Any) -> Iterator[_Link]:
             yield _Link(plan, values, remove=operation == Operation.INSERT)
 
 
-def _relink(session: Session, reversal: Reversal, link: _Link, plans: Iterable[ClassPlan]) -> None:
-    """Remove or make a link through a relationship, so that loaded collections follow."""
+#: an object, its relationship, and what that leads to before and after
+_Relinked = tuple[Any, Any, list[Any], list[Any]]
+
+
+def _relinked(
+    session: Session,
+    links: list[_Link],
+    plans: Iterable[ClassPlan],
+    made: Mapping[_Place, Any],
+) -> list[_Relinked]:
+    """Links as changes of relationships, so that loaded collections follow.
+
+    :param made: what stands for objects that would be made.
+    """
+    found: dict[tuple[int, str], _Relinked] = {}
+    for link in links:
+        prop = _relationship_of(link, plans)
+        if prop is None:
+            continue
+        owner = _end(session, link, prop.synchronize_pairs, prop.parent, made)
+        target = _end(session, link, prop.secondary_synchronize_pairs, prop.mapper, made)
+        if owner is not None and target is not None:
+            name = (id(owner), prop.key)
+            if name not in found:
+                is_new = isinstance(owner, VersionEntity)
+                present = [] if is_new else targets_of(session, owner, prop.key)
+                found[name] = (owner, prop, present, list(present))
+            after = found[name][-1]
+            if (target in after) is link.remove:
+                (after.remove if link.remove else after.append)(target)
+    return list(found.values())
+
+
+def _relationship_of(link: _Link, plans: Iterable[ClassPlan]) -> Any:
     for plan in plans:
         for mapper in plan.mapper.self_and_descendants:
             for prop in mapper.relationships:
                 if prop.secondary is link.plan.parent and not prop.viewonly:
-                    owner = _end(session, link, prop.synchronize_pairs, prop.parent)
-                    target = _end(session, link, prop.secondary_synchronize_pairs, prop.mapper)
-                    if owner is not None and target is not None:
-                        present = targets_of(session, owner, prop.key)
-                        if (target in present) is link.remove:
-                            wanted = [obj for obj in present if obj is not target]
-                            reversal.relate(
-                                owner, prop, present, wanted if link.remove else [*present, target]
-                            )
-                    return
+                    return prop
+    return None
 
 
 def _end(
-    session: Session, link: _Link, pairs: Sequence[tuple[Any, Any]] | None, mapper: Any
+    session: Session,
+    link: _Link,
+    pairs: Sequence[tuple[Any, Any]] | None,
+    mapper: Any,
+    made: Mapping[_Place, Any],
 ) -> Any:
-    """The live object that one side of an association row refers to."""
+    """The live object that one side of an association row refers to, or what stands for it."""
     values = {column: link.values.get(secondary.key) for column, secondary in pairs or ()}
     if all(column in values for column in mapper.primary_key):
-        return session.get(mapper.class_, tuple(values[c] for c in mapper.primary_key))
+        key = tuple(values[column] for column in mapper.primary_key)
+        plan = class_plan(mapper.class_)
+        stand_in = plan and made.get((plan.root, key[0] if len(key) == 1 else key))
+        return session.get(mapper.class_, key) or stand_in
     where = [mapper.get_property_by_column(c).class_attribute == v for c, v in values.items()]
     return session.scalars(select(mapper.class_).where(*where)).first()

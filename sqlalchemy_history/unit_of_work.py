@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.orm import make_transient, make_transient_to_detached
 from sqlalchemy.orm.util import identity_key
 
+from .exc import refuse_async
 from .operation import Operation, merge
 from .plan import ClassPlan, Key, TablePlan
 
@@ -313,6 +314,7 @@ class UnitOfWork:
     __slots__ = ("__weakref__", "connections", "flush_context", "manager", "session")
 
     def __init__(self, manager: VersioningManager, session: Session) -> None:
+        refuse_async(session, "unit_of_work")
         self.manager: VersioningManager = manager
         #: of the flush that is running
         self.flush_context: Any = None

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, object_session
 from . import query
 from .changeset import Changeset, changeset_of
 from .config import OptionsDict
-from .exc import VersioningError
+from .exc import VersioningError, refuse_async
 from .operation import Operation
 from .plan import CHAINS_KEY, ClassPlan, Key
 
@@ -163,17 +163,17 @@ class VersionBase(query.VersionEntity):
     @property
     def aprevious(self) -> Awaitable[Self | None]:
         """``await version.aprevious``: :attr:`previous` in an async session."""
-        return self._awaitable("previous")
+        return self.awaitable_attrs.previous  # type: ignore[no-any-return]
 
     @property
     def anext(self) -> Awaitable[Self | None]:
         """``await version.anext``: :attr:`next` in an async session."""
-        return self._awaitable("next")
+        return self.awaitable_attrs.next  # type: ignore[no-any-return]
 
     @property
     def aindex(self) -> Awaitable[int]:
         """``await version.aindex``: :attr:`index` in an async session."""
-        return self._awaitable("index")
+        return self.awaitable_attrs.index  # type: ignore[no-any-return]
 
     async def arevert(
         self, relations: Sequence[str] = (), only: Sequence[str] = ()
@@ -186,7 +186,7 @@ class VersionBase(query.VersionEntity):
     @property
     def awaitable_attrs(self) -> Any:
         """``await version.awaitable_attrs.changeset``: any attribute, in an async session."""
-        return _AwaitableAttributes(self)
+        return query.AwaitableAttributes(self)
 
     @classmethod
     def version_at(cls, session: Session, identity: Any, transaction_id: int) -> Self | None:
@@ -194,6 +194,7 @@ class VersionBase(query.VersionEntity):
 
         :param identity: ``{"id": 5}``, the value of a single key, or a tuple of values.
         """
+        refuse_async(session, f"{cls.__name__}.version_at")
         plan = cls.__version_plan__
         key = key_from(plan, identity)
         statement = query.versions_of(plan, key, descending=True)
@@ -215,6 +216,7 @@ class VersionBase(query.VersionEntity):
         :param link: read ahead, so that ``previous``, ``next``, ``index`` and ``changeset`` of what
             is returned cost no query.
         """
+        refuse_async(session, f"{cls.__name__}.all_versions")
         plan = cls.__version_plan__
         key = key_from(plan, identity)
         statement = query.versions_of(plan, key, descending=desc)
@@ -278,21 +280,6 @@ class VersionBase(query.VersionEntity):
             at: Self | None = chain.at(i + step)
             return at
         return session.scalars(query.neighbour(self.__version_plan__, key, self._tx, step)).first()
-
-    def _awaitable(self, name: str) -> Awaitable[Any]:
-        from sqlalchemy.util.concurrency import greenlet_spawn  # noqa: PLC0415
-
-        return greenlet_spawn(getattr, self, name)
-
-
-class _AwaitableAttributes:
-    __slots__ = ("_version",)
-
-    def __init__(self, version: VersionBase) -> None:
-        self._version = version
-
-    def __getattr__(self, name: str) -> Awaitable[Any]:
-        return self._version._awaitable(name)
 
 
 def version_values(version: VersionBase) -> dict[str, Any]:

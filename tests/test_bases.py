@@ -21,7 +21,7 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.pool import StaticPool
 
-from sqlalchemy_history import as_of, transaction_class, version_class, version_table
+from sqlalchemy_history import as_of, transaction_class, verify, version_class, version_table
 
 pytestmark = pytest.mark.backends("sqlite")
 
@@ -122,6 +122,7 @@ class TestFlaskSQLAlchemy:
         with db.engines["archive"].connect() as connection:
             issued_at = connection.scalar(sa.select(transaction_class(Report).issued_at))
         assert version.transaction.issued_at == issued_at
+        assert verify(db.session, Article) == verify(db.session, Report) == []
 
 
 class TestAdvancedAlchemy:

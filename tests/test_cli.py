@@ -148,6 +148,7 @@ def test_values_are_shown_as_people_write_them(
         (["prune", "--keep-last", "0"], "--keep-last"),
         (["stats", "--url", "sqlite:////no/such/file"], "unable to open database file"),
         (["stats", "--url", "nonsense"], "Could not parse"),
+        (["stats", "--url", "sqlite+aiosqlite://"], "synchronous driver"),
         (["stats", "--app", "no_such_module"], "no_such_module"),
     ],
 )

@@ -403,6 +403,8 @@ def test_versioning_disabled_for_an_async_session(
 
     async def main() -> Any:
         session = await open_async_session()
+        with pytest.raises(TypeError, match="async with"), versioning_disabled(session):
+            pass
         async with versioning_disabled(session):
             session.add(Note(name="silent"))
         session.add(Note(name="told"))

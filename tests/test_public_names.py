@@ -191,6 +191,14 @@ class TestClasses:
                 function(Plain() if function is changeset else Plain)
         with pytest.raises(ClassNotVersioned, match="Plain is no version class"):
             parent_class(Plain)
+        for thing in ("Article", 1, None):
+            with pytest.raises(ClassNotVersioned, match="is no mapped class"):
+                version_class(thing)
+            with pytest.raises(ClassNotVersioned, match="is no version class"):
+                parent_class(thing)
+        for function in (version_table, parent_table):
+            with pytest.raises(TableNotVersioned, match="is no table"):
+                function(Article)
         for function in (version_table, parent_table, get_versioning_manager):
             with pytest.raises(TableNotVersioned, match="'plain'"):
                 function(Plain.__table__)

@@ -14,11 +14,15 @@ from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy_history import (
     Operation,
     VersioningError,
+    blame,
     count_versions,
+    revert_transaction,
     timeline,
     transaction_at,
     transaction_class,
+    verify,
     version_class,
+    version_obj,
     versions_between,
 )
 
@@ -326,6 +330,9 @@ class TestTransaction:
             version_class(models.Article): [version],
             version_class(models.Place): [place.versions[0]],
         }
+        session.expunge(tx)
+        with pytest.raises(VersioningError, match="in no session"):
+            _ = tx.changed_entities
 
     def test_transactions_are_eager_loaded(
         self, session: Any, models: SimpleNamespace, engine: Any, statements: Any
@@ -424,6 +431,13 @@ class TestTimeline:
         assert [e.operation_type for e in entries] == [0, 1, 2]
         assert entries[2].changeset == {}
 
+    @pytest.mark.backends("sqlite")
+    def test_a_class_is_no_object(self, session: Any, models: SimpleNamespace) -> None:
+        """A class in the place of an object is refused: it would stand for all its rows."""
+        for function in (timeline, blame):
+            with pytest.raises(TypeError, match="Article is a class"):
+                function(session, models.Article)
+
 
 class TestMoments:
     def test_transaction_at(self, session: Any, models: SimpleNamespace) -> None:
@@ -500,5 +514,37 @@ class TestAsync:
             cls = version_class(models.Article)
             found = await session.run_sync(cls.version_at, {"id": article.id}, first.transaction_id)
             assert found is first
+            tx = await second.awaitable_attrs.transaction
+            assert await tx.awaitable_attrs.changed_entities == {cls: [second]}
+
+        run_async(main)
+
+    @pytest.mark.backends("sqlite")
+    def test_functions_say_how_to_call_them(
+        self, versioning: Any, Base: Any, open_async_session: Any, run_async: Any
+    ) -> None:
+        """A function that is given an AsyncSession answers with the call that works."""
+        models = declare(Base)
+        cls = version_class(models.Article)
+        article = models.Article(name="a")
+        at = dt.datetime.now(dt.timezone.utc)
+
+        async def main() -> None:
+            session: Any = await open_async_session()
+            for function, *arguments in (
+                (timeline, article),
+                (blame, article),
+                (transaction_at, at),
+                (revert_transaction, None),
+                (verify, models.Article),
+                (version_obj, article),
+                (versioning.unit_of_work,),
+                (versioning.create_transaction,),
+                (cls.version_at, 1, 1),
+                (cls.all_versions, 1),
+            ):
+                name = function.__name__
+                with pytest.raises(TypeError, match=rf"run_sync\(\S*{name}, \.\.\.\)"):
+                    function(session, *arguments)
 
         run_async(main)

@@ -52,7 +52,8 @@ App = Annotated[
     typer.Option("--app", envvar="SQLALCHEMY_HISTORY_APP", help="module:Base of your models"),
 ]
 Url = Annotated[
-    str, typer.Option("--url", envvar="SQLALCHEMY_HISTORY_URL", help="URL of the database")
+    str,
+    typer.Option("--url", envvar="SQLALCHEMY_HISTORY_URL", help="URL of the database, synchronous"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, for machines")]
 Yes = Annotated[bool, typer.Option("--yes", help="do it; without, it is tried and rolled back")]
@@ -140,6 +141,11 @@ def _base_first(mapper: Any) -> tuple[int, str]:
 def _opened(app: str, url: str) -> Iterator[_Project]:
     try:
         engine = sa.create_engine(url)
+        if engine.dialect.is_async:
+            raise typer.BadParameter(
+                f"--url {engine.url.drivername}: give a synchronous driver, such as sqlite, "
+                f"postgresql+psycopg or mysql+pymysql"
+            )
         try:
             with Session(engine) as session:
                 yield _Project(app, session)

@@ -111,9 +111,13 @@ def _references(work: Upkeep, metadata: set[MetaData], versions: set[Table]) -> 
         if column.references(transaction.c.id)
     }
     for reg in all_registries():
-        for mapper in reg.mappers if reg.metadata in metadata else ():
+        for mapper in reg.mappers:
             for prop in mapper.relationships:
                 if prop.mapper.class_ is work.plan.manager.transaction_cls:
                     pairs = prop.local_remote_pairs or ()
                     found |= {a for a, b in pairs if b is transaction.c.id}
-    return {column for column in found if column.table not in versions}
+    return {
+        column
+        for column in found
+        if column.table.metadata in metadata and column.table not in versions
+    }

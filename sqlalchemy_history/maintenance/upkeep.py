@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapper, Session
 
+from sqlalchemy_history.exc import refuse_async
 from sqlalchemy_history.inspection import version_class
 from sqlalchemy_history.keys import KeyFormat
 from sqlalchemy_history.plan import (
@@ -74,6 +75,7 @@ class Upkeep:
         commit: bool = False,
         progress: ProgressCallback | None = None,
     ) -> None:
+        refuse_async(session, task)
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; it is at least 1")
         version_class(model)
