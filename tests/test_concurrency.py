@@ -290,6 +290,48 @@ def test_the_later_writer_moves_twice(sessions, models) -> None:
     ]
 
 
+@pytest.mark.backends("postgresql")
+@pytest.mark.parametrize("native", [False, True])
+def test_a_way_behind_many_ids_is_short(
+    versioning, native, Base, open_session, engine, statements
+) -> None:
+    """The ids that a sequence with CACHE still has for a connection are drawn by one statement."""
+
+    class Article(Base):
+        __tablename__ = "article"
+        __versioned__ = {"native_versioning": native}
+        id = mapped_column(sa.Integer, primary_key=True, autoincrement=False)
+        name = mapped_column(sa.String(20))
+
+    first, second = open_session(), open_session()
+    first.execute(sa.text("ALTER SEQUENCE transaction_id_seq CACHE 5000"))
+    first.add_all([Article(id=i, name="a") for i in (1, 2)])
+    first.commit()
+    for session, id_ in ((first, 1), (second, 2)):
+        session.get(Article, id_).name = "b"
+        session.flush()
+    second.commit()
+    mine = first.get(Article, 2, with_for_update=True)
+    mine.name = "c"
+    with statements(engine) as log:
+        first.flush()
+    assert len(log) < 15
+    first.commit()
+    assert [row[3] for row in history(engine, Article) if row[2] == 2] == ["a", "b", "c"]
+
+
+@on_servers
+def test_a_high_id_is_drawn_by_few_statements(
+    versioning, models, open_session, engine, statements
+) -> None:
+    """MariaDB ends a recursive query after 1,000 rounds, and the next one goes on."""
+    connection = open_session().connection()
+    writer, table = versioning.writer(connection), versioning.transaction_cls.__table__
+    with statements(engine) as log:
+        assert writer._id_above(connection, table, 2500)["id"] > 2500
+    assert len(log) <= 3
+
+
 @on_servers
 def test_back_to_what_the_row_was_before_the_other_wrote(sessions, models) -> None:
     """T1 writes what the row was before T2: a change, however T1's snapshot sees it."""

@@ -256,8 +256,6 @@ def _behind(r: Renderer, transaction: Table, plans: Sequence[TablePlan]) -> str:
     columns = [c for c in transaction.c if c is not transaction.c.id]
     names = ", ".join(r.column(c.name) for c in columns)
     sequence = transaction.c.id.default
-    own = isinstance(sequence, DatabaseSequence)
-    next_id = f"{r.sql(sequence.next_value())}, " if isinstance(sequence, DatabaseSequence) else ""
     moves = ""
     for plan in plans:
         version, tx = r.table(plan.version), r.column(plan.tx.name)
@@ -274,14 +272,20 @@ def _behind(r: Renderer, transaction: Table, plans: Sequence[TablePlan]) -> str:
         moves += _existing(
             r, plan, f"UPDATE {version} SET {tx} = history__new WHERE {tx} = history__tx"
         )
+    copy = f"{names} FROM {table} AS t WHERE t.{id_} = history__tx"
+    if isinstance(sequence, DatabaseSequence):
+        begun = f"""WHILE history__new <= history__newest LOOP
+    history__new := {r.sql(sequence.next_value())};
+  END LOOP;
+  INSERT INTO {table} ({id_}, {names}) SELECT history__new, {copy};"""
+    else:
+        begun = f"""WHILE history__new <= history__newest LOOP
+    DELETE FROM {table} AS t WHERE t.{id_} = history__new;
+    INSERT INTO {table} ({names}) SELECT {copy} RETURNING {id_} INTO STRICT history__new;
+  END LOOP;"""
     return f"""DECLARE history__new bigint := 0;
 BEGIN
-  WHILE history__new <= history__newest LOOP
-    DELETE FROM {table} AS t WHERE t.{id_} = history__new;
-    INSERT INTO {table} ({id_ + ", " if own else ""}{names})
-    SELECT {next_id}{names} FROM {table} AS t WHERE t.{id_} = history__tx
-    RETURNING {id_} INTO STRICT history__new;
-  END LOOP;{moves}
+  {begun}{moves}
   DELETE FROM {table} AS t WHERE t.{id_} = history__tx;
   PERFORM set_config({setting(r, "tx", transaction)}, CAST(history__new AS text), true);
   RETURN history__new;
