@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection, Engine
 
 import support
 from sqlalchemy_history import TableNotVersioned, version_table
+from sqlalchemy_history.plan import table_plan
 
 INSERT, UPDATE, DELETE = 0, 1, 2
 _OWN = ("transaction_id", "end_transaction_id", "operation_type")
@@ -59,7 +60,7 @@ def history(bind: Any, entity: Any, *names: str) -> list[tuple[Any, ...]]:
     rows = bind.execute(
         sa.select(start, version.c.operation_type, *columns).order_by(start, *keys)
     ).all()
-    transaction = version.metadata.tables["transaction"]
+    transaction = table_plan(version).transaction
     ids = sorted(bind.scalars(sa.select(transaction.c.id)))
     numbers = {id_: number for number, id_ in enumerate(ids, 1)}
     return [(numbers[row[0]], *row[1:]) for row in rows]

@@ -270,22 +270,75 @@ def test_a_transaction_that_came_first_moves_behind(
     assert names == ["a", "second", "first"]
 
 
-def test_hostile_names_are_safe(versioning: Any, Base: Any, open_session: Any, engine: Any) -> None:
-    """Quotes, blanks, percent signs, reserved words and other alphabets are names as any other."""
+_HOSTILE = "se\"lect' %s %(x)s :x $$ ünï"
 
-    class Weird(Base):
-        __tablename__ = "we\"ird ta'ble %s $$"
+
+@pytest.fixture
+def hostile_schema(engine: Any) -> Iterator[str]:
+    """A schema with such a name; of SQLite, an attached database."""
+    name = f"{_HOSTILE} schema"
+    if engine.dialect.name == "sqlite":
+
+        def attach(dbapi_connection: Any, _record: Any) -> None:
+            quoted = name.replace('"', '""')
+            dbapi_connection.execute(f"ATTACH DATABASE ':memory:' AS \"{quoted}\"").close()
+
+        sa.event.listen(engine, "connect", attach)
+        yield name
+        return
+    with engine.begin() as connection:
+        connection.execute(sa.schema.CreateSchema(name))
+    yield name
+    with engine.begin() as connection:
+        connection.execute(sa.schema.DropSchema(name, cascade=engine.dialect.name == "postgresql"))
+
+
+@pytest.mark.parametrize("in_schema", [False, True])
+def test_hostile_names_are_safe(
+    versioning: Any,
+    Base: Any,
+    make_base: Any,
+    open_session: Any,
+    engine: Any,
+    hostile_schema: str,
+    in_schema: bool,
+    laws: Any,
+) -> None:
+    """Quotes, blanks, percent signs, reserved words and other alphabets are names as any other."""
+    schema = hostile_schema if in_schema else None
+    base = make_base(metadata=sa.MetaData(schema=schema))
+    laws.whole = not in_schema
+
+    class Weird(base):
+        __tablename__ = _HOSTILE
         __versioned__ = {}
-        id = mapped_column("ünï", sa.Integer, primary_key=True)
+        id = mapped_column(_HOSTILE, sa.Integer, primary_key=True)
         one = mapped_column("select", sa.String(9))
-        two = mapped_column('col"umn', sa.String(9))
+        two = mapped_column(f"{_HOSTILE} `\\", sa.String(9))
+
+    class Part(base):
+        __tablename__ = f"{_HOSTILE} part"
+        __versioned__ = {}
+        id = mapped_column(sa.Integer, primary_key=True)
+        weird_id = mapped_column("weird:id", sa.ForeignKey(Weird.id, ondelete="CASCADE"))
 
     session = open_session()
     session.add(Weird(id=1, one="a"))
+    session.flush()
+    session.add(Part(id=2, weird_id=1))
     session.commit()
     session.execute(sa.update(Weird).values(two="b"))
     session.commit()
-    assert history(engine, Weird) == [(1, INSERT, 1, "a", None), (2, UPDATE, 1, "a", "b")]
+    with engine.begin() as connection:
+        assert triggers_are_current(connection, Weird)
+    with outside(engine) as connection:
+        connection.execute(sa.delete(Weird))
+    assert history(engine, Weird) == [
+        (1, INSERT, 1, "a", None),
+        (2, UPDATE, 1, "a", "b"),
+        (3, DELETE, 1, "a", "b"),
+    ]
+    assert history(engine, Part) == [(1, INSERT, 2, 1), (3, DELETE, 2, 1)]
 
 
 def test_nothing_of_an_empty_transaction_is_left(
@@ -723,15 +776,35 @@ def test_triggers_of_tables_that_cascade_belong_to_those_that_are_current(
         assert not triggers_are_current(connection, Post)
 
 
-def test_triggers_follow_new_columns(Article: Any, open_session: Any, engine: Any) -> None:
-    """Triggers can be dropped and made again on a database that exists."""
-    open_session()
+def test_triggers_follow_new_columns(
+    Article: Any, make_base: Any, open_session: Any, engine: Any, laws: Any
+) -> None:
+    """Without Alembic: after a column was added, create_triggers() has it recorded."""
+    open_session().close()
+    laws.repeats = True  # seen through Article, which does not have the column
+
+    class Wider(make_base()):
+        __tablename__ = "article"
+        __versioned__ = {}
+        id = mapped_column(sa.Integer, primary_key=True, autoincrement=False)
+        name = mapped_column(sa.String(50))
+        pages = mapped_column(sa.Integer)
+
+    sa.orm.configure_mappers()
     with engine.begin() as connection:
-        drop_triggers(connection, Article)
-        create_triggers(connection, Article)
-        create_triggers(connection, Article)
         connection.exec_driver_sql("INSERT INTO article VALUES (1, 'a')")
-    assert history(engine, Article) == [(1, INSERT, 1, "a")]
+        for table in ("article", "article_version"):
+            connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN pages INTEGER")
+        assert not triggers_are_current(connection, Wider)
+        create_triggers(connection, Wider)
+        create_triggers(connection, Wider)
+        assert triggers_are_current(connection, Wider)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE article SET pages = 5")
+    assert history(engine, Wider, "id", "name", "pages") == [
+        (1, INSERT, 1, "a", None),
+        (2, UPDATE, 1, "a", 5),
+    ]
 
 
 _LEFT = {

@@ -30,6 +30,22 @@ def _compile(element: TriggerDDL, compiler: Any, **_: Any) -> str:
     )
 
 
+class _WithoutSchemas:
+    """Leaves tables as they are called.
+
+    SQLAlchemy renames one without a schema that is called like one with a schema; to it a table whose
+    schema is only not said is such a namesake of itself.
+    """
+
+    def visit_column(self, *arguments: Any, **options: Any) -> Any:
+        options.pop("ambiguous_table_name_map", None)
+        return super().visit_column(*arguments, **options)  # type: ignore[misc]
+
+    def visit_table(self, *arguments: Any, **options: Any) -> Any:
+        options.pop("ambiguous_table_name_map", None)
+        return super().visit_table(*arguments, **options)  # type: ignore[misc]
+
+
 class Renderer:
     """Renders parts of a statement for one dialect."""
 
@@ -49,7 +65,10 @@ class Renderer:
 
     def without_schemas(self) -> Renderer:
         """One that leaves the schemas of tables out."""
-        return self._with_schemas(lambda schema: None)
+        plain = self._with_schemas(lambda schema: None)
+        compiler: Any = plain.dialect.statement_compiler
+        plain.dialect.statement_compiler = type("WithoutSchemas", (_WithoutSchemas, compiler), {})
+        return plain
 
     def qualified(self) -> Renderer:
         """One that also says the connection's own schema."""
