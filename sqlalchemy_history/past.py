@@ -107,13 +107,13 @@ class TimeMachine:
         if not self._plans:
             raise VersioningError("time_machine(): the manager has no versioned classes")
         self._at = moment(next(iter(self._manager.models.plans.values())), at)
-        self._bind = bind
+        self._bind: Any = bind
 
     def __enter__(self) -> Session:
         if hasattr(self._bind, "sync_engine"):
             raise VersioningError("an async engine needs `async with time_machine(...)`")
         with ExitStack() as stack:
-            connection = self._bind
+            connection: Any = self._bind
             if not isinstance(connection, Connection):
                 connection = stack.enter_context(connection.connect())
             past = _Past(connection, self._plans)
@@ -132,7 +132,7 @@ class TimeMachine:
         from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession  # noqa: PLC0415
 
         async with AsyncExitStack() as stack:
-            connection = self._bind
+            connection: Any = self._bind
             if not isinstance(connection, AsyncConnection):
                 connection = await stack.enter_async_context(connection.connect())
             assert connection.sync_connection is not None
