@@ -638,6 +638,7 @@ class _Update(_Change):
 
     _keys: list[Key] | None = None
     _is_locked = False
+    _is_newest = False
 
     def begin(self, statement: Any, rows: Parameters) -> Any:
         plan, recorder = self.plan, self.recorder
@@ -724,7 +725,12 @@ class _Update(_Change):
                 if self.in_flush:
                     operation = recorder.inserted_or_updated(touched)
                 written = recorder.record(
-                    unit, touched, operation, self.new_row, is_locked=self._is_locked
+                    unit,
+                    touched,
+                    operation,
+                    self.new_row,
+                    is_locked=self._is_locked,
+                    is_newest=self._is_newest,
                 )
                 if written:
                     self.cascade.recorded[plan] = None
@@ -759,8 +765,9 @@ class _Update(_Change):
         exists = trigger_exists(table, recorder.dialect)
         target = target.only(or_(self._changed(target), exists))
         begun = recorder.begin(unit, target, self.new_row(), exists)
-        self._is_locked = bool(begun) and recorder.locks
-        return bool(begun) and bool(begun[1])
+        self._is_locked = begun is not None and recorder.locks
+        self._is_newest = begun is not None and begun.is_newest
+        return begun is not None and begun.answer
 
     def _new_values(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -131,6 +131,21 @@ def plain(statement: Select[Any]) -> Select[Any]:
     return statement
 
 
+class Begun(NamedTuple):
+    """What is known when the transaction row was made.
+
+    :ivar answer: to the question that was asked with it.
+    :ivar is_newest: no version of the rows is, or will be, of a transaction with a larger id.
+    """
+
+    answer: bool
+    is_newest: bool
+
+    @classmethod
+    def said(cls, row: Any) -> Begun:
+        return cls(*(bool(row._mapping.get(name)) for name in cls._fields))
+
+
 class Recorder:
     """Writes versions of the rows of targets, on one dialect."""
 
@@ -141,6 +156,17 @@ class Recorder:
         self.serial: bool = writer.dialect.name == "sqlite"
         self._postgresql = writer.dialect.name == "postgresql"
         self.locks: bool = writer.locks
+        #: no row joins those that are locked, and who draws an id later draws a larger one
+        self._in_order: ColumnElement[bool] | None = None
+        if writer.dialect.name in ("mysql", "mariadb"):
+            level = (
+                "tx_isolation"
+                if getattr(writer.dialect, "is_mariadb", False)
+                else "transaction_isolation"
+            )
+            self._in_order = literal_column(
+                f"@@{level} IN ('REPEATABLE-READ', 'SERIALIZABLE') AND @@auto_increment_increment = 1"
+            )
 
     # -- a statement that fails
 
@@ -196,6 +222,7 @@ class Recorder:
         *,
         is_locked: bool = False,
         is_ours: bool = False,
+        is_newest: bool = False,
     ) -> int:
         """Write versions of the rows of ``target``, and make the transaction row if there is none.
 
@@ -204,6 +231,7 @@ class Recorder:
         :param is_locked: the transaction got its id after the rows were locked; at READ COMMITTED
             others may have joined them since.
         :param is_ours: the rows were changed by this transaction: nobody else can be in between.
+        :param is_newest: no version that this one ends can be of a later transaction.
         """
         plan = target.plan
         if not is_ours:
@@ -213,7 +241,9 @@ class Recorder:
             target = target.only(~self.is_own(plan, target))
         if self._postgresql and plan.strategy.has_end and not plan.association:
             return self._record_at_once(unit, target, operation, new_row, is_ours)
-        return self._record_in_steps(unit, target, operation, new_row, is_locked, is_ours)
+        return self._record_in_steps(
+            unit, target, operation, new_row, is_locked, is_ours, is_newest
+        )
 
     # -- the option baseline
 
@@ -294,14 +324,15 @@ class Recorder:
         new_row: NewRow,
         is_locked: bool,
         is_ours: bool = False,
+        is_newest: bool = False,
     ) -> int:
         plan, v = target.plan, target.plan.version
-        is_newest = False
         if unit.tx is None:
-            if not self.begin(unit, target, new_row()):
+            begun = self.begin(unit, target, new_row())
+            if begun is None:
                 return 0
             is_locked = self.locks
-            is_newest = is_ours
+            is_newest = is_ours or begun.is_newest
         parameters = {**target.parameters, "history__tx": unit.tx}
         has_end = plan.strategy.has_end
         if self.serial and has_end:
@@ -341,13 +372,13 @@ class Recorder:
         target: Target,
         row: TransactionRow,
         question: ColumnElement[bool] | None = None,
-    ) -> tuple[Any, ...]:
-        """Insert the transaction row if there is a row to record; empty if there is none.
+    ) -> Begun | None:
+        """Insert the transaction row if there is a row to record; None if there is none.
 
         All rows are locked before the id is drawn: who changed them before us has a smaller one.
-        Returns the id and the answer to ``question``.
         """
-        asked = [] if question is None else [question.label("history__answer")]
+        questions = zip(Begun._fields, (question, self._in_order), strict=True)
+        asked = [what.label(name) for name, what in questions if what is not None]
         table = target.plan.transaction
         something: ColumnElement[bool] = exists(target.any())
         if self.locks:
@@ -361,15 +392,15 @@ class Recorder:
             first = unit.connection.execute(one, parameters).first()
             if first is not None:
                 self.writer.create_transaction(unit, table, row)
-            return () if first is None else (unit.tx, *first[1:])
+            return None if first is None else Begun.said(first)
         values = transaction_values(table, row)
         statement = insert_transaction(table, values, self.dialect, something)
         parameters = {"history__tx": None, **target.parameters, **transaction_parameters(values)}
         made = unit.connection.execute(statement.returning(*asked), parameters).first()
         if made is None:
-            return ()
+            return None
         unit.set_tx(made[0])
-        return tuple(made)
+        return Begun.said(made)
 
     def _locked(self, rows: Select[Any], target: Rows) -> Select[Any]:
         if not self.locks or rows._distinct:

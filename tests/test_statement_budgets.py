@@ -5,6 +5,7 @@ SQLite, MariaDB: one for the transaction and at most two per table; PostgreSQL: 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -357,6 +358,47 @@ def test_ten_thousand(Article, open_session, engine, statements, backend) -> Non
         session.flush()
     assert len(added(log)) <= allowed(backend), log
     session.commit()
+
+
+#: ways to write many rows with statements; each is given fresh keys to insert
+_IN_BULK: dict[str, Callable[[Session, Any, list[int]], Any]] = {
+    "update": lambda s, a, _: s.execute(sa.update(a).values(name=a.name + "x")),
+    "update of a constant": lambda s, a, keys: s.execute(
+        sa.update(a).where(a.id > 0).values(rank=keys[0])
+    ),
+    "update by primary key": lambda s, a, keys: s.execute(
+        sa.update(a), [{"id": n, "name": f"b{keys[0]}"} for n in range(20)]
+    ),
+    "update, executemany": lambda s, a, keys: s.execute(
+        sa.update(a.__table__).where(a.id == sa.bindparam("key")).values(rank=sa.bindparam("to")),
+        [{"key": n, "to": keys[0]} for n in range(20)],
+    ),
+    "delete": lambda s, a, keys: s.execute(sa.delete(a).where(a.rank % 7 == keys[0] % 7)),
+    "insert": lambda s, a, keys: s.execute(
+        sa.insert(a), [{"id": key, "name": "c", "rank": 1} for key in keys]
+    ),
+    "insert from select": lambda s, a, keys: s.execute(
+        sa.insert(a).from_select(["id", "name"], sa.select(a.id + keys[0], a.name).where(a.id < 20))
+    ),
+    "bulk_insert_mappings": lambda s, a, keys: s.bulk_insert_mappings(
+        a, [{"id": key, "name": "d", "rank": 2} for key in keys]
+    ),
+    "bulk_update_mappings": lambda s, a, keys: s.bulk_update_mappings(
+        a, [{"id": n, "name": f"e{keys[0]}"} for n in range(20)]
+    ),
+}
+
+
+@pytest.mark.parametrize("way", _IN_BULK)
+def test_bulk(Article, open_session, engine, statements, way) -> None:
+    """At most three more, whatever the number of rows; a question for triggers is asked once."""
+    session = open_session()
+    stored(session, Article, 100)
+    for turn in (1, 2):
+        with statements(engine) as log:
+            _IN_BULK[way](session, Article, [1_000 * turn + n for n in range(50)])
+        session.commit()
+    assert len(log) - 1 <= 3, log
 
 
 @pytest.mark.backends("sqlite", "postgresql")
