@@ -16,6 +16,7 @@ from sqlalchemy.orm import Mapper, Session, registry
 
 from .config import Options, OptionsDict, nearest
 from .context import CONTEXT_KEY, current_context
+from .events import Events
 from .exc import (
     ClassNotVersioned,
     ImproperlyConfigured,
@@ -29,7 +30,6 @@ from .listeners import Listeners
 from .models import Models, all_mappers, wants_versions
 from .native import Native
 from .plan import ClassPlan, Key, TablePlan, class_plan, configure_mappers_of
-from .recorder import Recorder
 from .tracking import Tracked, find_tracked, write_parents
 from .transaction import TransactionFactory, collect_values
 from .unit_of_work import ConnectionUnit, UnitOfWork
@@ -68,7 +68,7 @@ class VersioningManager:
         self.models: Models = Models(self)
         self._mappers = Listeners()
         self._metadata = Listeners()
-        self._recorder = Recorder(self)
+        self._events = Events(self)
         self._writers: dict[tuple[object, ...], Writer] = {}
         #: what was said about untracked writes
         self._said: set[tuple[TablePlan, str]] = set()
@@ -112,14 +112,14 @@ class VersioningManager:
         self._mappers.add(mapper, {"instrument_class": self._class_instrumented}, **below)
         configure = {"before_configured": self.models.build, "after_configured": self._configured}
         self._mappers.add(Mapper, configure)
-        self._recorder.listen(session)
+        self._events.listen(session)
         self.models.started()
 
     def stop(self) -> None:
         """Remove every listener of this manager. What was recorded stays."""
         self.models.stopped()
         self._mappers.clear()
-        self._recorder.stop()
+        self._events.stop()
         self._metadata.clear()
 
     def reset(self) -> None:
@@ -127,7 +127,7 @@ class VersioningManager:
         self.models.forget()
         self._tracked = []
         self._writers.clear()
-        self._recorder.forget()
+        self._events.forget()
         self._said.clear()
         self._plugins_built = None
         self._built = []
@@ -419,7 +419,7 @@ class VersioningManager:
 
         :param engine: an ``Engine`` or an ``AsyncEngine``.
         """
-        self._recorder.watch(engine)
+        self._events.watch(engine)
 
     def untracked(self, plan: TablePlan, what: str, way_out: str) -> None:
         """Say, as the option ``untracked`` wants it, that a write cannot be recorded.

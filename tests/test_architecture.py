@@ -62,7 +62,7 @@ LEVELS = [
     "untracked",
     "watch",
     "native",
-    "recorder",
+    "events",
     "manager",
     "mixins",
     "plugins",

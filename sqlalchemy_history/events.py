@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .manager import VersioningManager
 
 
-class Recorder:
+class Events:
     """Listens for ``manager`` to sessions and to the engines of their connections."""
 
     def __init__(self, manager: VersioningManager) -> None:
