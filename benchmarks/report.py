@@ -29,7 +29,12 @@ Written by ``python -m benchmarks``; see its ``--help`` to make the same tables 
 it needs Python and, for the servers, their addresses in ``HISTORY_POSTGRESQL_URL`` and
 ``HISTORY_MARIADB_URL``. ``plain`` is the same ORM work without versioning, ``handwritten`` adds the
 best that a careful user writes without a library, ``recipe`` is the ``versioned_history`` example of
-SQLAlchemy's documentation done anew, ``ours-native`` records by triggers.
+SQLAlchemy's documentation done anew, ``ours-native`` records by triggers, and ``floor`` is a prototype
+that listens and sends the best SQL to the driver's cursor, without what a library has to see to.
+
+``python -m benchmarks.scale`` shows what grows with what, ``python -m benchmarks.profile`` whose
+instructions a transaction of one row consists of, and ``python -m benchmarks.growth`` what long
+histories cost.
 
 .. toctree::
    :glob:
