@@ -37,7 +37,6 @@ from sqlalchemy import (
     FromClause,
     Join,
     Table,
-    UniqueConstraint,
     bindparam,
     cast,
     not_,
@@ -60,6 +59,7 @@ from .keys import KeyFormat
 from .operation import Operation
 from .plan import CHAINS_KEY, INFO_KEY, Key, TablePlan, as_key
 from .record import NewRow, Recorder, Rows, Target, plain
+from .schema import unique_columns
 from .triggers import has_triggers, keeps_history, trigger_exists
 from .unit_of_work import Changes, ConnectionUnit, UnitOfWork
 from .write import TX, number
@@ -101,8 +101,8 @@ class Statements:
         self._recorders: dict[Writer, Recorder] = {}
         self._cascades = Cascades(self._captured_plan_of)
         self._native_cascades = Cascades(self._native_plan_of)
-        #: tables of which a flush's own statements need nothing, with the number of tables then
-        self._left_to_flush: dict[Table, int] = {}
+        #: whether a flush's own statements about a table need anything, and for how many tables
+        self._need_nothing: dict[Table, tuple[int, bool]] = {}
         #: for which models, and their plans by the name of the table in lower case
         self._names: tuple[tuple[Any, ...], dict[str, TablePlan]] = ((), {})
 
@@ -126,24 +126,25 @@ class Statements:
         self._recorders.clear()
         self._cascades.forget()
         self._native_cascades.forget()
-        self._left_to_flush.clear()
+        self._need_nothing.clear()
         self._names = ((), {})
 
     def is_left_to_flush(self, work: UnitOfWork, statement: Any, options: Any) -> bool:
         """``statement`` is a flush's own, and all that there is to say of it the flush says itself."""
         table = statement.table
-        known = self._left_to_flush.get(table)
-        if known is None or known != len(table.metadata.tables):
-            if not self._needs_nothing(table):
-                return False
-            self._left_to_flush[table] = len(table.metadata.tables)
-        return work.is_flushing and is_of_flush(statement, options)
+        if not (work.is_flushing and is_of_flush(statement, options) and isinstance(table, Table)):
+            return False
+        # a model that is declared later may refer to the table, as in Cascades.of()
+        count = len(table.metadata.tables)
+        known = self._need_nothing.get(table)
+        if known is None or known[0] != count:
+            known = self._need_nothing[table] = count, self._needs_nothing(table)
+        return known[1]
 
-    def _needs_nothing(self, table: Any) -> bool:
+    def _needs_nothing(self, table: Table) -> bool:
         plan = self.plan_of(table)
         return (
             plan is not None
-            and plan.parent is table
             and len(plan.hierarchy) == 1
             and not (plan.association or plan.options.baseline or self._is_native(plan, table))
             and not (self._cascades.of(table, "on_delete") or self._cascades.of(table, "on_update"))
@@ -432,7 +433,7 @@ class _Insert(_UnderWay):
         if statement.select is not None:
             return
         values = list(inserted_values(statement, rows))
-        for columns in unique_columns(live):
+        for columns in (list(live.primary_key.columns), *unique_columns(live)):
             given = [[row.get(c.key) for c in columns] for row in values]
             keys = [as_key(key) for key in given if not any(map(_is_unknown, key))]
             if keys:
@@ -854,17 +855,6 @@ def is_ordered(statement: Any) -> bool:
         getattr(statement, "_ordered_values", None)
         or getattr(statement, "_maintain_values_ordering", False)
     )
-
-
-def unique_columns(table: Table) -> Iterator[Sequence[Column[Any]]]:
-    """The columns of the primary key, and of each of the other unique keys."""
-    yield list(table.primary_key.columns)
-    for constraint in table.constraints:
-        if isinstance(constraint, UniqueConstraint):
-            yield list(constraint.columns)
-    for index in table.indexes:
-        if index.unique and len(index.columns) == len(index.expressions):
-            yield list(index.columns)
 
 
 def _is_unknown(value: Any) -> bool:

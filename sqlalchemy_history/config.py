@@ -136,7 +136,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """`` did you mean 'x'?`` where something is near, else the list of what there is."""
-    import difflib  # noqa: PLC0415
+    import difflib  # noqa: PLC0415 - only who misspells a name needs it
 
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import inspect
 from sqlalchemy.orm import InstanceState
@@ -27,10 +27,11 @@ class Told:
     """A dataclass whose ``repr()`` shows live objects by class and key."""
 
     __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     def __repr__(self) -> str:
-        fields: Any = dataclasses.fields(self)  # type: ignore[arg-type]
-        values = (f"{field.name}={shown(getattr(self, field.name))}" for field in fields)
+        names = (field.name for field in dataclasses.fields(self))
+        values = (f"{name}={shown(getattr(self, name))}" for name in names)
         return f"{type(self).__name__}({', '.join(values)})"
 
 

@@ -11,12 +11,13 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Index, Integer, String, UniqueConstraint, null, update
+from sqlalchemy import Integer, String, Table, null, update
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.attributes import History
 from sqlalchemy.orm.base import PASSIVE_NO_FETCH
 
 from .plan import UNSEEN, table_plan
+from .schema import unique_columns
 
 #: by state the values that an object is to get; None if it is to be deleted
 Expected = dict[Any, "dict[str, Any] | None"]
@@ -50,11 +51,10 @@ def in_the_way(
 
 
 def _unique_names(mapper: Mapper[Any]) -> Iterator[list[str]]:
-    for table in mapper.tables:
-        for one in (*table.constraints, *table.indexes):  # type: ignore[attr-defined]
-            unique = isinstance(one, UniqueConstraint) or (isinstance(one, Index) and one.unique)
-            if unique and all(column in mapper._columntoproperty for column in one.columns):
-                yield [mapper.get_property_by_column(c).key for c in one.columns]
+    for table in (table for table in mapper.tables if isinstance(table, Table)):
+        for columns in unique_columns(table):
+            if all(column in mapper._columntoproperty for column in columns):
+                yield [mapper.get_property_by_column(column).key for column in columns]
 
 
 def _values(

@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from .plan import Key
+from .plan import Key, key_values
 
 #: how many keys one statement takes where every value is a parameter of its own
 _PORTIONS: Final = {"mssql": 900, "oracle": 900}
@@ -102,9 +102,7 @@ class KeyFormat:
     def one_parameters(self, key: Key, name: str) -> dict[str, Any]:
         """Parameters for ``one()``."""
         name = _parameter(name)
-        if self._width == 1:
-            return {f"{name}_0": key}
-        return {f"{name}_{i}": value for i, value in enumerate(key)}
+        return {f"{name}_{i}": value for i, value in enumerate(key_values(key, self._width))}
 
     def many_parameters(self, keys: Sequence[Key], name: str) -> dict[str, Any]:
         """Parameters for ``many()``."""

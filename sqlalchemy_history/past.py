@@ -129,7 +129,7 @@ class TimeMachine:
         self._exit.__exit__(*error)  # type: ignore[arg-type]
 
     async def __aenter__(self) -> AsyncSession:
-        from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession  # noqa: PLC0415
+        from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession  # noqa: PLC0415 - asyncio alone needs it
 
         async with AsyncExitStack() as stack:
             connection: Any = self._bind

@@ -73,7 +73,7 @@ class AwaitableAttributes:
         self._obj = obj
 
     def __getattr__(self, name: str) -> Awaitable[Any]:
-        from sqlalchemy.util.concurrency import greenlet_spawn  # noqa: PLC0415
+        from sqlalchemy.util.concurrency import greenlet_spawn  # noqa: PLC0415 - asyncio alone needs greenlet
 
         return greenlet_spawn(getattr, self._obj, name)
 

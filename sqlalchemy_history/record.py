@@ -165,7 +165,8 @@ class Recorder:
                 else "transaction_isolation"
             )
             self._in_order = literal_column(
-                f"@@{level} IN ('REPEATABLE-READ', 'SERIALIZABLE') AND @@auto_increment_increment = 1"
+                f"@@{level} IN ('REPEATABLE-READ', 'SERIALIZABLE') AND NOT @@autocommit "
+                f"AND @@auto_increment_increment = 1"
             )
 
     # -- a statement that fails

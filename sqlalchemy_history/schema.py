@@ -8,7 +8,7 @@ a version is a copy of what the database held, and must be storable whatever has
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -22,6 +22,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     TypeDecorator,
+    UniqueConstraint,
     case,
     func,
     select,
@@ -51,6 +52,16 @@ def identity_columns(table: Table) -> tuple[Column[Any], ...]:
     """What tells two rows apart: the primary key; of a table without one, its foreign keys."""
     keys = tuple(table.primary_key.columns)
     return keys or tuple(c for c in table.c if c.foreign_keys) or tuple(table.c)
+
+
+def unique_columns(table: Table) -> Iterator[Sequence[Column[Any]]]:
+    """The columns of each unique key but the primary key, also those that an expression is made of."""
+    for constraint in table.constraints:
+        if isinstance(constraint, UniqueConstraint):
+            yield list(constraint.columns)
+    for index in table.indexes:
+        if index.unique and len(index.columns):
+            yield list(index.columns)
 
 
 def own_column_names(options: Options) -> list[str]:

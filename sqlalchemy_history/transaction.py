@@ -199,7 +199,7 @@ class TransactionBase:
         return result
 
     @property
-    def awaitable_attrs(self) -> Any:
+    def awaitable_attrs(self) -> AwaitableAttributes:
         """``await transaction.awaitable_attrs.changed_entities``: any attribute, in an async session."""
         return AwaitableAttributes(self)
 

@@ -156,35 +156,35 @@ class VersionBase(query.VersionEntity):
         :param only: the attributes to take back; all of them by default.
         :raises ReverterException: for a name that the class does not have.
         """
-        from .revert import revert  # noqa: PLC0415
+        from .revert import revert  # noqa: PLC0415 - a program may never revert
 
         return revert(self, relations=relations, only=only)
 
     @property
     def aprevious(self) -> Awaitable[Self | None]:
         """``await version.aprevious``: :attr:`previous` in an async session."""
-        return self.awaitable_attrs.previous  # type: ignore[no-any-return]
+        return self.awaitable_attrs.previous
 
     @property
     def anext(self) -> Awaitable[Self | None]:
         """``await version.anext``: :attr:`next` in an async session."""
-        return self.awaitable_attrs.next  # type: ignore[no-any-return]
+        return self.awaitable_attrs.next
 
     @property
     def aindex(self) -> Awaitable[int]:
         """``await version.aindex``: :attr:`index` in an async session."""
-        return self.awaitable_attrs.index  # type: ignore[no-any-return]
+        return self.awaitable_attrs.index
 
     async def arevert(
         self, relations: Sequence[str] = (), only: Sequence[str] = ()
     ) -> RevertReport:
         """:meth:`revert` in an async session; what it needs is loaded."""
-        from sqlalchemy.util.concurrency import greenlet_spawn  # noqa: PLC0415
+        from sqlalchemy.util.concurrency import greenlet_spawn  # noqa: PLC0415 - asyncio alone needs greenlet
 
         return await greenlet_spawn(self.revert, relations, only)
 
     @property
-    def awaitable_attrs(self) -> Any:
+    def awaitable_attrs(self) -> query.AwaitableAttributes:
         """``await version.awaitable_attrs.changeset``: any attribute, in an async session."""
         return query.AwaitableAttributes(self)
 

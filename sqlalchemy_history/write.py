@@ -114,9 +114,9 @@ class Writer:
         """
         unit.is_quiet = is_quiet(unit.connection)
         self.stay_behind_past(unit, changes)
-        fresh = dict(changes)
+        fresh = {plan: table_changes for plan, table_changes in changes.items() if table_changes}
         amend: dict[TablePlan, Amendment] = {}
-        for plan, table_changes in changes.items() if unit.tx is not None else ():
+        for plan, table_changes in list(fresh.items()) if unit.tx is not None else ():
             known = self._recorded_operations(unit, plan, table_changes)
             if known:
                 again, amend[plan] = merge_into(known, table_changes)
@@ -879,7 +879,7 @@ class Writer:
         """Run the statement ``name`` of ``plan`` for ``keys``; the number of rows it matched."""
         one = len(keys) == 1
         tx, rows = {"history__tx": unit.tx}, 0
-        for portion in (keys,) if one else self.format(plan).portions(keys):
+        for portion in self.format(plan).portions(keys):
             rows += self._run(
                 unit,
                 (name, plan, one),

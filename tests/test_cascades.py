@@ -208,6 +208,34 @@ def test_a_parent_without_history(versioning, Base, open_session) -> None:
     assert since(session, Article, "id") == [(2, DELETE, 1), (3, DELETE, 2), (3, DELETE, 3)]
 
 
+def test_a_child_that_is_declared_later(versioning, Base, make_base, engine, open_session) -> None:
+    """What a flush has learnt of a table does not hold when another one refers to it."""
+
+    class Parent(Base):
+        __tablename__ = "parent"
+        __versioned__ = {}
+        id = mapped_column(sa.Integer, primary_key=True)
+        name = mapped_column(sa.String(20))
+
+    session = open_session()
+    session.add(Parent(id=1, name="a"))
+    session.commit()
+
+    class Child(Base):
+        __tablename__ = "child"
+        __versioned__ = {}
+        id = mapped_column(sa.Integer, primary_key=True)
+        parent_id = mapped_column(sa.ForeignKey("parent.id", ondelete="CASCADE"))
+
+    sa.orm.configure_mappers()
+    make_base.create_all(engine)
+    session.add(Child(id=2, parent_id=1))
+    session.commit()
+    session.delete(session.get_one(Parent, 1))
+    session.commit()
+    assert history(session, Child)[-1][1] == DELETE
+
+
 def test_a_table_that_refers_to_itself(versioning, Base, open_session) -> None:
     """A tree, down to its leaves."""
 

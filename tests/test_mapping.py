@@ -1237,3 +1237,22 @@ class TestAttributes:
         assert article.versions.count() == 1
         assert not hasattr(article.versions[0], "secret")
         assert "secret" not in version_table(Article.__table__).c
+
+
+@pytest.mark.backends("mariadb")
+def test_a_key_in_other_letters(versioning, Base, open_session) -> None:
+    """Where "a" and "A" are equal, it is the same row, which goes on with the new spelling."""
+
+    class Code(Base):
+        __tablename__ = "code"
+        __versioned__ = {}
+        id = mapped_column(sa.String(20), primary_key=True)
+
+    session = open_session()
+    session.add(Code(id="a"))
+    session.commit()
+    session.get_one(Code, "a").id = "A"
+    session.commit()
+    version = version_class(Code)
+    found = session.scalars(sa.select(version).order_by(version.transaction_id)).all()
+    assert [(one.id, one.operation_type) for one in found] == [("a", 0), ("A", 0)]

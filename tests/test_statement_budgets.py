@@ -401,6 +401,21 @@ def test_bulk(Article, open_session, engine, statements, way) -> None:
     assert len(log) - 1 <= 3, log
 
 
+@pytest.mark.backends("mariadb")
+@pytest.mark.parametrize("level", ["READ COMMITTED", "AUTOCOMMIT"])
+def test_bulk_where_others_may_come_between(
+    Article, open_session, engine, statements, strategy, level
+) -> None:
+    """Where rows may join those that are locked, the order of versions is seen to."""
+    stored(open_session(), Article, 3)
+    with engine.connect().execution_options(isolation_level=level) as connection:
+        session = open_session(bind=connection)
+        with statements(engine) as log:
+            session.execute(sa.update(Article).values(name="b"))
+        session.commit()
+    assert "SELECT max(" in "".join(one.sql for one in log)
+
+
 @pytest.mark.backends("sqlite", "postgresql")
 def test_the_text_of_statements_is_constant(Article, open_session, engine, statements) -> None:
     """The SQL of a flush is the same for any number of rows above one.

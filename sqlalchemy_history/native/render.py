@@ -39,11 +39,11 @@ class _WithoutSchemas:
 
     def visit_column(self, *arguments: Any, **options: Any) -> Any:
         options.pop("ambiguous_table_name_map", None)
-        return super().visit_column(*arguments, **options)  # type: ignore[misc]
+        return super().visit_column(*arguments, **options)  # type: ignore[misc]  # of the compiler
 
     def visit_table(self, *arguments: Any, **options: Any) -> Any:
         options.pop("ambiguous_table_name_map", None)
-        return super().visit_table(*arguments, **options)  # type: ignore[misc]
+        return super().visit_table(*arguments, **options)  # type: ignore[misc]  # of the compiler
 
 
 class Renderer:
