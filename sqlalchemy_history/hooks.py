@@ -69,9 +69,7 @@ class Written:
     def keys(self, plan: TablePlan) -> Sequence[Key] | None:
         """The keys in ``tables``; None also if they are more than one statement can take."""
         keys = self.tables[plan]
-        if keys is not None and len(next(self.writer.format(plan).portions(keys))) < len(keys):
-            return None
-        return keys
+        return None if keys is None or not self.writer.format(plan).fits(len(keys)) else keys
 
     def execute(
         self,
@@ -90,10 +88,10 @@ class Written:
 
         def is_written(v: FromClause) -> ColumnElement[bool]:
             own = plan.tx_of(v) == TX
-            return own if keys is None else own & self.writer.key_clause(plan, v, "keys", False)
+            return own if keys is None else own & self.writer.key_clause(plan, v)
 
         if keys is not None:
-            parameters |= self.writer.key_parameters(plan, keys, "keys", False)
+            parameters |= self.writer.key_parameters(plan, keys)
         return self.run((name, plan, keys is None), lambda: build(is_written), **parameters)
 
     def run(self, name: Hashable, build: Callable[[], Any], **parameters: Any) -> CursorResult[Any]:
