@@ -869,6 +869,38 @@ def by_text(session: Any, Article: Any) -> None:
     session.execute(sa.text("UPDATE article SET name = 'first'"))
 
 
+@pytest.mark.parametrize("statement", [sa.delete, sa.update])
+def test_a_statement_and_the_triggers_that_it_sets_off_share_a_transaction(
+    Article: Any, Base: Any, open_session: Any, engine: Any, statement: Any
+) -> None:
+    """A session records rows of which the database cascades to a table with triggers."""
+
+    class Topic(Base):
+        __tablename__ = "topic"
+        __versioned__ = {"native_versioning": False}
+        id = mapped_column(sa.Integer, primary_key=True, autoincrement=False)
+
+    class Note(Base):
+        __tablename__ = "note"
+        __versioned__ = {}
+        id = mapped_column(sa.Integer, primary_key=True, autoincrement=False)
+        topic_id = mapped_column(sa.ForeignKey("topic.id", ondelete="CASCADE", onupdate="CASCADE"))
+
+    session = open_session()
+    session.add(Topic(id=1))
+    session.flush()
+    session.add(Note(id=5, topic_id=1))
+    session.commit()
+    changed = statement(Topic).where(Topic.id == 1)
+    with transaction_context(remote_addr="here"):
+        session.execute(changed if statement is sa.delete else changed.values(id=2))
+        session.commit()
+    ends = [(tx, operation) for tx, operation, *_ in history(engine, Note)]
+    assert ends == [(1, INSERT), (2, DELETE if statement is sa.delete else UPDATE)]
+    assert {tx for tx, *_ in history(engine, Topic)} == {1, 2}
+    assert count_transactions(engine, Article) == 2
+
+
 @pytest.mark.backends("postgresql")  # elsewhere nothing overtakes, or it goes on under a new id
 @pytest.mark.parametrize("plugins", [[TransactionMetaPlugin()]])
 @pytest.mark.parametrize("write", [by_object, by_statement, by_text])
