@@ -106,6 +106,7 @@ class VersioningManager:
 
     def start(self, mapper: Any = Mapper, session: Any = Session) -> None:
         """Listen to ``mapper`` and ``session``; what is listened to already is left alone."""
+        watched = self._events.watched()
         self.stop()
         self._target = mapper.class_ if isinstance(mapper, Mapper) else mapper
         below = {} if mapper is Mapper else {"propagate": True}
@@ -113,6 +114,8 @@ class VersioningManager:
         configure = {"before_configured": self.models.build, "after_configured": self._configured}
         self._mappers.add(Mapper, configure)
         self._events.listen(session)
+        for engine in watched:
+            self._events.watch(engine)
         self.models.started()
 
     def stop(self) -> None:
