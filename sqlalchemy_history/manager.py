@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, MetaData, Table, event, select
+from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Mapper, Session, registry
 
 from .config import Options, OptionsDict, nearest
@@ -32,6 +33,7 @@ from .native import Native
 from .plan import ClassPlan, Key, TablePlan, class_plan, configure_mappers_of
 from .tracking import Tracked, find_tracked, write_parents
 from .transaction import TransactionFactory, collect_values
+from .triggers import keeps_history
 from .unit_of_work import ConnectionUnit, UnitOfWork
 from .write import Writer
 from .write_postgresql import PostgreSQLWriter
@@ -272,12 +274,17 @@ class VersioningManager:
         found = {cls: plan.version_class for cls, plan in list(self.models.plans.items())}
         return {cls: version_class for cls, version_class in found.items() if version_class}
 
-    def root_plans(self) -> list[ClassPlan]:
-        """The plans of versioned classes that inherit from no other one."""
+    def root_plans(self, session: Session) -> list[ClassPlan]:
+        """The plans of versioned classes that inherit from no other one.
+
+        As far as ``session`` finds their histories: see :meth:`metadata_of`.
+        """
+        there = self.metadata_of(session)
         return [
             plan
             for plan in self.models.plans.values()
             if plan.options.create_models
+            and plan.root.parent.metadata in there
             and (
                 plan.mapper.concrete
                 or not any(
@@ -285,6 +292,27 @@ class VersioningManager:
                 )
             )
         ]
+
+    def association_plans(self, session: Session) -> list[TablePlan]:
+        """The plans of association tables, as far as ``session`` finds their histories."""
+        there = self.metadata_of(session)
+        return [p for p in self.models.associations.values() if p.parent.metadata in there]
+
+    def metadata_of(self, session: Session) -> set[MetaData]:
+        """What describes the models whose histories are in the databases that ``session`` uses.
+
+        A manager may serve several declarative bases, and each may have a database of its own.
+        """
+        plans: dict[MetaData, list[ClassPlan]] = {}
+        for plan in self.class_plans():
+            plans.setdefault(plan.root.parent.metadata, []).append(plan)
+        if len(plans) == 1:
+            return set(plans)
+        return {
+            metadata
+            for metadata, described in plans.items()
+            if any(_keeps_history(session, plan) for plan in described)
+        }
 
     def unit_of_work(self, session: Session) -> UnitOfWork:
         """What is known of the session's present transaction; see :class:`UnitOfWork`."""
@@ -453,6 +481,14 @@ class VersioningManager:
         if policy == "warn" and (plan, what) not in self._said:
             self._said.add((plan, what))
             warnings.warn(UntrackedWriteWarning(message), stacklevel=_level_of_user())
+
+
+def _keeps_history(session: Session, plan: ClassPlan) -> bool:
+    try:
+        connection = session.connection(bind_arguments={"mapper": plan.mapper})
+    except UnboundExecutionError:
+        return False
+    return keeps_history(connection, plan.root.version)
 
 
 def _added_by_configuring(metadata: MetaData, event_arguments: dict[str, Any]) -> list[Table]:

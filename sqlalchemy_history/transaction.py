@@ -196,7 +196,7 @@ class TransactionBase:
                 f"session.add() it, or ask before the session is closed"
             )
         result = {}
-        for plan in self.__versioning_manager__.root_plans():
+        for plan in self.__versioning_manager__.root_plans(session):
             cls: Any = plan.version_class
             versions = session.scalars(select(cls).where(plan.transaction_id == self.id)).all()
             if versions:

@@ -153,11 +153,11 @@ def revert_transaction(
             f"revert_transaction() needs a Transaction, not {tx!r}; "
             f"session.get(transaction_class(Article), id) loads one"
         )
-    plans: list[ClassPlan] = manager.root_plans()
+    plans: list[ClassPlan] = manager.root_plans(session)
     conflicts: list[Conflict] = []
     steps = [step for plan in plans for step in _steps(session, plan, tx.id, conflicts)]
     links = [
-        link for plan in manager.models.associations.values() for link in _links(session, plan, tx)
+        link for plan in manager.association_plans(session) for link in _links(session, plan, tx)
     ]
     conflicts += _built_upon(session, steps, links)
     if dry_run:
