@@ -402,7 +402,14 @@ def _refers(steps: Iterable[_Step], to: _Step) -> bool:
 
 def _links(session: Session, plan: TablePlan, tx: Any) -> Iterator[_Link]:
     statement = select(plan.version).where(plan.tx == tx.id)
-    for row in session.execute(statement, bind_arguments={"clause": plan.parent}).mappings():
+    # a session may have binds for classes alone
+    owners = (
+        owner.mapper
+        for owner in plan.manager.class_plans()
+        if any(prop.secondary is plan.parent for prop in owner.mapper.relationships)
+    )
+    where: Any = {"mapper": next(owners, None)}
+    for row in session.execute(statement, bind_arguments=where).mappings():
         operation = row[plan.op]
         if operation != Operation.UPDATE:
             values = {live.key: row[version] for live, version in plan.columns}

@@ -417,8 +417,9 @@ class TestSideBySide:
             assert names(session.scalars(sa.select(version_class(Article)))) == ["a"]
         other.dispose()
 
+    @pytest.mark.parametrize("by", ["bind", "binds"])
     def test_a_session_for_each_database_of_one_manager(
-        self, make_base: Any, versioning: Any, engine: sa.Engine
+        self, make_base: Any, versioning: Any, engine: sa.Engine, by: str
     ) -> None:
         """What looks at all models leaves out those whose tables are in another database."""
         bases = make_base(), make_base()
@@ -447,16 +448,17 @@ class TestSideBySide:
         engines = engine, other
         for base, bind in zip(bases, engines, strict=True):
             base.metadata.create_all(bind)
-        for model, bind in zip(models, engines, strict=True):
-            with Session(bind) as session:
-                session.add(model(id=1, name="a"))
+        for model, base, bind in zip(models, bases, engines, strict=True):
+            with Session(bind) if by == "bind" else Session(binds={base: bind}) as session:
+                one = model(id=1, name="a")
+                session.add(one)
                 session.commit()
-                session.get_one(model, 1).name = "b"
+                one.name, one.others = "b", [one]
                 session.commit()
-                last = session.get_one(model, 1).versions[1].transaction
+                last = one.versions[1].transaction
                 assert list(last.changed_entities) == [version_class(model)]
                 [change] = revert_transaction(session, last).objects
-                assert (change.action, session.get_one(model, 1).name) == ("changed", "a")
+                assert (change.action, one.name, one.others) == ("changed", "a", [])
                 session.commit()
                 assert verify(session, model) == repair(session, model) == []
                 assert prune(session, model, keep_last=1) == 2
