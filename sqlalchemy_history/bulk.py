@@ -147,9 +147,9 @@ class Statements:
             self.warn_of_other(unit, statement.table)
         else:
             self._lock_flushed(unit, plan, statement, rows)
+        sets_off_triggers = False
         if self._manager.native.plans:
-            if self._is_native(plan, table):
-                self._manager.native.about_to_write(unit)
+            sets_off_triggers = self._tell_triggers(unit, plan, table)
             plan = self._captured_plan_of(table)
         in_flush = unit.work.is_flushing
         self._keep_old(unit, plan, statement, rows)
@@ -170,9 +170,12 @@ class Statements:
         self._manager.native.read_transaction(unit)
         self._abandon(unit)
         under_way = kind(self, unit, None if by_flush else plan)
+        under_way.sets_off_triggers = sets_off_triggers
         unit.under_way = under_way
         try:
             under_way.statement = under_way.begin(statement, rows or [{}])
+            if sets_off_triggers:
+                self._manager.native.say_transaction(unit, under_way.transaction_before)
         except BaseException:
             self._abandon(unit)
             raise
@@ -231,6 +234,13 @@ class Statements:
         cascades = self._native_cascades
         return bool(cascades.of(table, "on_delete") or cascades.of(table, "on_update"))
 
+    def _tell_triggers(self, unit: ConnectionUnit, plan: TablePlan | None, table: Any) -> bool:
+        """Whether a statement on ``table`` sets off triggers; if so, they are told who writes."""
+        found = self._is_native(plan, table)
+        if found:
+            self._manager.native.about_to_write(unit)
+        return found
+
     def end(self, unit: ConnectionUnit, statement: Any, result: CursorResult[Any]) -> None:
         """``statement`` was executed."""
         under_way: _UnderWay | None = unit.under_way
@@ -239,6 +249,8 @@ class Statements:
         unit.under_way = None
         if under_way.guarded:
             under_way.recorder.succeeded(unit)
+        if under_way.sets_off_triggers:
+            self._manager.native.read_transaction(unit)
         under_way.end(result)
         unit.work.session.info.pop(CHAINS_KEY, None)
         self._manager.native.say_transaction(unit, under_way.transaction_before)
@@ -335,10 +347,12 @@ class _UnderWay:
     :ivar known: tables in which this transaction had written versions before.
     :ivar fresh: tables of which all versions of this transaction are the statement's.
     :ivar guarded: a savepoint was set before the first version of another one.
+    :ivar sets_off_triggers: the database cascades from it to tables that triggers record.
     """
 
     statement: Any = None
     guarded = False
+    sets_off_triggers = False
     #: the ids of this transaction and of the one of old states when that was set
     ids: tuple[int | None, int | None] = (None, None)
 
