@@ -62,6 +62,7 @@ histories cost.
 
 LEGEND = (
     "Medians over the rounds; ratios are taken within a round. The column of plain is absolute.",
+    "With SQLite in memory it is the time of the process on a CPU, else that on the clock.",
     "``[#]``: not all of the versions were written, see below. ``(of N)``: measured at that",
     "smaller size, against plain at the same size. ``(1 run)``: too slow for more rounds.",
 )
