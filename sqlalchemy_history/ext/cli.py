@@ -339,7 +339,7 @@ def stats(project: _Project, models: Models = None) -> _Answer:
 def verify(
     project: _Project,
     models: Models = None,
-    limit: Annotated[int | None, typer.Option(help="stop after so many of a class")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="stop after so many of a class")] = None,
 ) -> _Answer:
     """What is wrong with the histories. The exit code is 1 if there is an error."""
     found = list(
