@@ -13,7 +13,6 @@ from typing import Any
 import sqlalchemy as sa
 from alembic.operations import MigrateOperation, Operations
 
-from sqlalchemy_history.config import Options
 from sqlalchemy_history.maintenance.backfill import MARK
 from sqlalchemy_history.operation import Operation
 from sqlalchemy_history.schema import update_end_tx_column
@@ -305,7 +304,7 @@ def create_history_triggers(
     :param names: ``transaction_table``, ``transaction_schema``, ``transaction_column``,
         ``end_transaction_column``, ``operation_column`` where they are not the default ones.
     """
-    _native(operations, tables, schema, **names).create_all()
+    _native(operations, tables, schema, names).create_all()
 
 
 @_operation
@@ -322,30 +321,13 @@ def drop_history_triggers(
 
     :param shared: no table has such triggers any more: what they share goes, too.
     """
-    _native(operations, tables, schema, **names).drop_all(shared=shared)
+    _native(operations, tables, schema, names).drop_all(shared=shared)
 
 
 def _native(
-    operations: Operations,
-    tables: Tables,
-    schema: str | None,
-    *,
-    transaction_table: str = "transaction",
-    transaction_schema: str | None = None,
-    transaction_column: str = "transaction_id",
-    end_transaction_column: str = "end_transaction_id",
-    operation_column: str = "operation_type",
+    operations: Operations, tables: Tables, schema: str | None, names: dict[str, Any]
 ) -> ReflectedNative:
     if operations.get_context().as_sql:
         raise _needs_connection(f"triggers of {tables!r}")
-    return ReflectedNative(
-        operations.get_bind(),
-        [((schema, name), _placed(version, schema)) for name, version in _pairs(tables)],
-        transaction_table=transaction_table,
-        transaction_schema=transaction_schema,
-        columns=Options(
-            transaction_column_name=transaction_column,
-            end_transaction_column_name=end_transaction_column,
-            operation_type_column_name=operation_column,
-        ),
-    )
+    pairs = [((schema, name), _placed(version, schema)) for name, version in _pairs(tables)]
+    return ReflectedNative(operations.get_bind(), pairs, **names)

@@ -60,14 +60,20 @@ class ReflectedNative(Native):
         connection: sa.Connection,
         pairs: Sequence[tuple[Name, Name]],
         *,
-        transaction_table: str,
-        transaction_schema: str | None,
-        columns: Options,
+        transaction_table: str = "transaction",
+        transaction_schema: str | None = None,
+        transaction_column: str = "transaction_id",
+        end_transaction_column: str = "end_transaction_id",
+        operation_column: str = "operation_type",
     ) -> None:
         manager: Any = None  # only tables are looked at
         super().__init__(manager)
         self._connection = connection
-        self._columns = columns
+        self._columns = Options(
+            transaction_column_name=transaction_column,
+            end_transaction_column_name=end_transaction_column,
+            operation_type_column_name=operation_column,
+        )
         self._metadata = sa.MetaData()
         self._transaction = self._table(transaction_schema, transaction_table)
         name = f"{transaction_table}_id_seq"
