@@ -16,9 +16,9 @@ import dataclasses
 import datetime as dt
 import difflib
 import enum
-import importlib
 import inspect
 import json as json_format
+import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,11 +84,10 @@ class _Project:
     """
 
     def __init__(self, app: str, session: Session, *, silent: bool) -> None:
-        module_name, _, attribute = app.partition(":")
         sys.path.insert(0, "")
         try:
-            found = getattr(importlib.import_module(module_name), attribute or "Base")
-        except (ImportError, AttributeError) as error:
+            found = pkgutil.resolve_name(app if ":" in app else f"{app}:Base")
+        except (ImportError, AttributeError, ValueError) as error:
             raise typer.BadParameter(f"--app {app}: {error}") from error
         metadata = getattr(found, "metadata", found)
         self.session = session
@@ -161,7 +160,7 @@ def _parsed(column: sa.Column[Any], text: str) -> Any:
             return kind.fromisoformat(text)
         if issubclass(kind, enum.Enum):
             return kind[text]
-        return kind(text)
+        return kind.fromhex(text) if issubclass(kind, bytes) else kind(text)
     except (ValueError, KeyError, ArithmeticError) as error:
         raise typer.BadParameter(f"{text!r} is no {kind.__name__}, as {column.name} is") from error
 
@@ -290,28 +289,23 @@ def _at(versions: list[Any], tx: int) -> Any:
 
 
 def _changes(changes: Changeset) -> Text:
-    text = Text()
-    for name, (old, new) in changes.items():
-        if text:
-            text.append("\n")
-        text.append(f"{name}: ")
-        if isinstance(old, str) and isinstance(new, str) and "\n" in old + new:
-            _append_lines(text, old, new)
-            continue
-        if old is not None:
-            text.append(_plain(old), "red strike" if new is not None else "red")
-            text.append(" -> " if new is not None else " -> None")
-        if new is not None:
-            text.append(_plain(new), "green")
+    return Text("\n").join(_change(name, old, new) for name, (old, new) in changes.items())
+
+
+def _change(name: str, old: Any, new: Any) -> Text:
+    text = Text(f"{name}: ")
+    if isinstance(old, str) and isinstance(new, str) and "\n" in old + new:
+        # of several lines those that differ, with a line around them
+        lines = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=1)
+        for line in list(lines)[2:]:
+            text.append(f"\n  {line}", {"-": "red", "+": "green", "@": "dim"}.get(line[0]))
+        return text
+    if old is not None:
+        text.append(_plain(old), "red strike" if new is not None else "red")
+        text.append(" -> " if new is not None else " -> None")
+    if new is not None:
+        text.append(_plain(new), "green")
     return text
-
-
-def _append_lines(text: Text, old: str, new: str) -> None:
-    """Of a text of several lines those that differ, with a line around them."""
-    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=1)
-    styles = {"-": "red", "+": "green", "@": "dim"}
-    for line in list(lines)[2:]:
-        text.append(f"\n  {line}", styles.get(line[0]))
 
 
 @_command
@@ -434,13 +428,10 @@ def redact(
     yes: Yes = False,
 ) -> _Answer:
     """Erase values of one object from its versions and its live row."""
-    columns = None
-    if column is not None:
-        columns = {
-            name: value if eq else None for name, eq, value in (c.partition("=") for c in column)
-        }
+    pairs = [one.partition("=") for one in column or ()]
+    columns = {name: value if given else None for name, given, value in pairs}
     cls = project.model(model)
-    count = maintenance.redact(project.session, cls, project.key(cls, ident), columns)
+    count = maintenance.redact(project.session, cls, project.key(cls, ident), columns or None)
     shown = f"{model} {ident}: {count:,} versions redacted"
     return project.ended({"versions": count}, shown, yes=yes)
 
