@@ -23,7 +23,7 @@ from sqlalchemy_history.plan import (
 from sqlalchemy_history.plugins.rows import RowKey
 from sqlalchemy_history.transaction import COPY_KEY
 
-from .triggers import Name, tables_with_triggers
+from .triggers import Name, Names, tables_with_triggers
 
 
 class HistoryOp(MigrateOperation):
@@ -190,7 +190,7 @@ class _Autogenerate:
         groups: dict[Any, list[Any]] = {}
         for name, plan in self._versions.items():
             if name in self._created and _name_of(plan.parent) not in self._created:
-                named = _named(plan, *_ABOUT_TRANSACTION, "schema")
+                named = {**_names(plan), "schema": plan.parent.schema}
                 pair = self._pair(_name_of(plan.parent))
                 groups.setdefault(tuple(named.items()), []).append(pair)
         for named, tables in groups.items():
@@ -265,10 +265,8 @@ class _Autogenerate:
 
     def _trigger_call(self, verb: str, group: Sequence[Name], *, last: bool = False) -> Call:
         plan = self._plan_of(group[0])
-        named: dict[str, Any] = {"shared": last or None, "schema": group[0][0]}
-        named["transaction_schema"] = self._transaction_schema()
-        if plan is not None:
-            named |= _named(plan, *_ABOUT_TRANSACTION, "end_transaction_column")
+        names = _names(plan) if plan else {"transaction_schema": self._transaction_schema()}
+        named = {"shared": last or None, "schema": group[0][0], **names}
         pairs = [self._pair(name) for name in group]
         tables = pairs[0] if len(pairs) == 1 and isinstance(pairs[0], str) else pairs
         return f"{verb}_history_triggers", (tables,), named
@@ -340,7 +338,7 @@ class _Autogenerate:
             return
         renamed = self._renamed_columns(operation)
         changes = [o for o in operation.ops if _column_name(o) not in {*renamed, *renamed.values()}]
-        names = _named(plan, "version_table", "schema")
+        names = _version_table(plan)
         if renamed:
             drops = [o for o in changes if isinstance(o, ops.DropIndexOp)]
             changes = [o for o in changes if o not in drops]
@@ -359,12 +357,14 @@ class _Autogenerate:
         added = [o.column.name for o in with_values if isinstance(o, ops.AddColumnOp)]
         added = [column for column in added if column in versioned]
         dropped = [o.column_name for o in with_values if isinstance(o, ops.DropColumnOp)]
+
+        def sync(columns: Sequence[str]) -> Call:
+            return "sync_versions", (plan.parent.name, columns), {**names, **_names(plan)}
+
         if added:
-            self._last.append(HistoryOp(("sync_versions", (plan.parent.name, added), names)))
+            self._last.append(HistoryOp(sync(added)))
         if dropped and not self._keep_dropped:
-            self._first.append(
-                HistoryOp(None, ("sync_versions", (plan.parent.name, dropped), names))
-            )
+            self._first.append(HistoryOp(None, sync(dropped)))
 
     def _modified_version_table(self, operation: ops.ModifyTableOps) -> Iterator[MigrateOperation]:
         def when(step: tuple[int, MigrateOperation]) -> tuple[int, bool]:
@@ -393,12 +393,7 @@ class _Autogenerate:
                 is_open = change.index_name == _open_index(plan)
                 yield 0, _create_open_index(plan).reverse() if is_open else change
             elif column == plan.options.end_transaction_column_name:
-                names = _named(plan, "transaction_column", "end_transaction_column")
-                link = (
-                    "link_versions",
-                    (plan.version.name,),
-                    {**names, "schema": plan.version.schema},
-                )
+                link = "link_versions", (plan.version.name,), _of_version_table(plan)
                 is_new = isinstance(change, ops.AddColumnOp)
                 yield (3, HistoryOp(link)) if is_new else (1, HistoryOp(None, link))
                 yield 2, change
@@ -438,29 +433,26 @@ def _rename(plan: TablePlan, old: Name, new: Name) -> Call:
     return "rename_versioned_table", (old[1], new[1]), named
 
 
-_ABOUT_TRANSACTION: Final = (
-    "transaction_table",
-    "transaction_schema",
-    "transaction_column",
-    "operation_column",
-)
+def _names(plan: TablePlan) -> dict[str, Any]:
+    """What operations have to be told of: names that are not the default ones."""
+    names = Names(
+        transaction_table=plan.transaction.name,
+        transaction_schema=plan.transaction.schema,
+        transaction_column=plan.tx.name,
+        end_transaction_column=plan.options.end_transaction_column_name,
+        operation_column=plan.op.name,
+    )
+    return {key: name for key, name in names._asdict().items() if name != getattr(Names(), key)}
 
 
-def _named(plan: TablePlan, *arguments: str) -> dict[str, str | None]:
-    """What operations have to be told by these arguments: names that are not the default ones."""
-    end = plan.options.end_transaction_column_name
-    names = {
-        "transaction_table": _unless("transaction", plan.transaction.name),
-        "transaction_schema": plan.transaction.schema,
-        "transaction_column": _unless("transaction_id", plan.tx.name),
-        "end_transaction_column": _unless("end_transaction_id", end),
-        "operation_column": _unless("operation_type", plan.op.name),
-        "version_table": _unless(
-            f"{plan.parent.name}_version", _version_of(plan, _name_of(plan.parent))
-        ),
-        "schema": plan.parent.schema,
-    }
-    return {name: names[name] for name in arguments}
+def _of_version_table(plan: TablePlan) -> dict[str, Any]:
+    return {**_names(plan), "schema": plan.version.schema}
+
+
+def _version_table(plan: TablePlan) -> dict[str, str | None]:
+    version = _version_of(plan, _name_of(plan.parent))
+    default = f"{plan.parent.name}_version"
+    return {"version_table": _unless(default, version), "schema": plan.parent.schema}
 
 
 def _unless(default: str, value: str) -> str | None:
@@ -474,7 +466,7 @@ def _open_index(plan: TablePlan) -> str:
 def _create_open_index(plan: TablePlan) -> HistoryOp:
     columns = [version.name for _, version in plan.keys]
     arguments = (_open_index(plan), plan.version.name, columns)
-    named = {**_named(plan, "end_transaction_column"), "schema": plan.version.schema}
+    named = _of_version_table(plan)
     return HistoryOp(
         ("create_open_version_index", arguments, named),
         ("drop_open_version_index", arguments, named),
