@@ -88,7 +88,7 @@ def _tables(autogen_context: Any) -> dict[Name, sa.Table]:
     """All tables; for one that the Bases of a manager share, the one that is no copy."""
     tables = [t for m in to_list(autogen_context.metadata) for t in m.tables.values()]
     tables.sort(key=lambda table: COPY_KEY not in table.info)
-    return {(table.schema, table.name): table for table in tables}
+    return {_name_of(table): table for table in tables}
 
 
 class _Autogenerate:
@@ -102,9 +102,7 @@ class _Autogenerate:
         plans = [(key, table_plan(table), table) for key, table in self._tables.items()]
         self._parents = {key: p for key, p, table in plans if p and p.parent is table}
         self._versions = {key: p for key, p, table in plans if p and p.version is table}
-        self._transactions: set[Name] = {
-            (plan.transaction.schema, plan.transaction.name) for plan in self._parents.values()
-        }
+        self._transactions = {_name_of(plan.transaction) for plan in self._parents.values()}
         self._created: set[Name] = set()
         self._dropped: dict[Name, sa.Table] = {}
         #: old name -> new name of tables that say what they were called, and of their version tables
