@@ -131,17 +131,16 @@ class ActivityPlugin(Plugin):
             and activity.__dict__.get("transaction_id") == written.transaction_id
             and activity in written.session
         ]
-        if fresh:
-            for activity in fresh:
-                activity.resolve()
-                for role in _ROLES:
-                    obj = activity.__dict__.pop(f"_{role}", None)
-                    if obj is not None and getattr(activity, f"{role}_type") is None:
-                        raise VersioningError(
-                            f"the {role} of activity {activity.verb!r} is a {type(obj).__name__} "
-                            f"that has no key: add it to the session, with the activity or before"
-                        )
-            self._find_versions(written, {activity.id: activity for activity in fresh})
+        for activity in fresh:
+            activity.resolve()
+            for role in _ROLES:
+                obj = activity.__dict__.pop(f"_{role}", None)
+                if obj is not None and getattr(activity, f"{role}_type") is None:
+                    raise VersioningError(
+                        f"the {role} of activity {activity.verb!r} is a {type(obj).__name__} "
+                        f"that has no key: add it to the session, with the activity or before"
+                    )
+        self._find_versions(written, {activity.id: activity for activity in fresh})
         if written.amended and written.transaction_id is not None:
             # a version that was taken back is nobody's object_version any more
             table = self.activity_cls.__table__
