@@ -44,7 +44,14 @@ except ImportError as error:
 from sqlalchemy_history import history, inspection, maintenance, query
 from sqlalchemy_history.changeset import Changeset
 from sqlalchemy_history.exc import VersioningError
-from sqlalchemy_history.plan import Key, all_registries, as_key, class_plan, configure_mappers_of
+from sqlalchemy_history.plan import (
+    ClassPlan,
+    Key,
+    all_registries,
+    as_key,
+    class_plan,
+    configure_mappers_of,
+)
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -94,30 +101,27 @@ class _Project:
         self.silent = silent
         configure_mappers_of(metadata)
         mappers = [m for reg in all_registries() if reg.metadata is metadata for m in reg.mappers]
-        self.classes: dict[str, type[Any]] = {
-            mapper.class_.__name__: mapper.class_
-            for mapper in sorted(mappers, key=_base_first)
-            if inspection.is_versioned(mapper.class_)
+        plans = [class_plan(mapper.class_) for mapper in sorted(mappers, key=_base_first)]
+        self.plans: dict[str, ClassPlan] = {
+            plan.mapper.class_.__name__: plan for plan in plans if plan and plan.version_class
         }
-        if not self.classes:
+        if not self.plans:
             raise typer.BadParameter(f"--app {app}: there is no versioned class in it")
 
     def model(self, name: str) -> type[Any]:
-        if name not in self.classes:
+        if name not in self.plans:
             raise typer.BadParameter(
-                f"no versioned class {name!r}; there are: {', '.join(self.classes)}"
+                f"no versioned class {name!r}; there are: {', '.join(self.plans)}"
             )
-        return self.classes[name]
+        return self.plans[name].mapper.class_
 
     def models(self, names: list[str] | None) -> list[type[Any]]:
         """The classes of these names, or the base classes of all hierarchies."""
         if names:
             return [self.model(name) for name in names]
         roots: dict[Any, type[Any]] = {}
-        for cls in self.classes.values():
-            plan = class_plan(cls)
-            assert plan is not None
-            roots.setdefault(plan.root, cls)
+        for plan in self.plans.values():
+            roots.setdefault(plan.root, plan.mapper.class_)
         return list(roots.values())
 
     def key(self, model: type[Any], ident: str) -> Key:

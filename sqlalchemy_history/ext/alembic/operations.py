@@ -63,12 +63,7 @@ def _keys(version: sa.Table, called: Names) -> list[str]:
 
 @_operation
 def backfill_versions(
-    cls: Any,
-    operations: Operations,
-    tables: Tables,
-    *,
-    schema: str | None = None,
-    **names: Any,
+    cls: Any, operations: Operations, tables: Tables, *, schema: str | None = None, **names: Any
 ) -> None:
     """Give rows without history a first version, all under one transaction row.
 
@@ -146,12 +141,7 @@ def sync_versions(
 
 @_operation
 def link_versions(
-    cls: Any,
-    operations: Operations,
-    version_table: str,
-    *,
-    schema: str | None = None,
-    **names: Any,
+    cls: Any, operations: Operations, version_table: str, *, schema: str | None = None, **names: Any
 ) -> None:
     """Let every version end where the next one starts: the strategy is validity from now on."""
     version, called = _reflected(operations, version_table, schema), Names(**names)
