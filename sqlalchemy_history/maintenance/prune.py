@@ -50,8 +50,7 @@ def vacuum(
     work = Upkeep(session, model, "vacuum", batch_size=yield_per, commit=commit, progress=progress)
     for root in work.roots:
         remove_equal_versions(work, root)
-    work.finish()
-    return work.done
+    return work.finish()
 
 
 def remove_equal_versions(work: Upkeep, root: TablePlan) -> None:
@@ -175,8 +174,7 @@ def prune(
         for rows in work.batches(unused.ids().where(id_ <= at), [id_]):
             unused.remove(row[0] for row in rows)
             work.batch_done(work.plan.root, 0)
-    work.finish()
-    return work.done
+    return work.finish()
 
 
 def _removable(

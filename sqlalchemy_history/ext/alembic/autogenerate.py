@@ -490,7 +490,7 @@ def _has_values(column: sa.Column[Any]) -> bool:
 
 
 def _with_sequence(operation: ops.CreateTableOp | ops.DropTableOp) -> list[MigrateOperation]:
-    """A table and its sequence, which may belong to it: it comes after it, and goes after it."""
+    """A table with its sequence, which may belong to it: so it is made after it, and dropped after it."""
     arguments = (f"{operation.table_name}_id_seq",), {"schema": operation.schema}
     create = ("create_transaction_sequence", *arguments)
     drop = ("drop_transaction_sequence", *arguments)
