@@ -292,8 +292,11 @@ class Floor(Handwritten):
                 )
             source = table.name if operation != DELETE else version
             where = f"id {which}"
-            if operation == DELETE:
+            if operation == DELETE and self.strategy == "validity":
                 where += f" AND end_transaction_id = {tx}"
+            elif operation == DELETE:
+                latest = f"SELECT max(v.transaction_id) FROM {version} v WHERE v.id = {version}.id"
+                where += f" AND transaction_id = ({latest})"
             cursor.execute(
                 f"INSERT INTO {version} ({columns}, transaction_id, operation_type) "
                 f"SELECT {columns}, {tx}, {operation} FROM {source} WHERE {where}",

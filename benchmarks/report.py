@@ -25,15 +25,32 @@ INDEX = """\
 Benchmarks
 ==========
 
-Written by ``python -m benchmarks``; see its ``--help`` to make the same tables on your machine:
-it needs Python and, for the servers, their addresses in ``HISTORY_POSTGRESQL_URL`` and
-``HISTORY_MARIADB_URL``. ``plain`` is the same ORM work without versioning, ``handwritten`` adds the
-best that a careful user writes without a library, ``recipe`` is the ``versioned_history`` example of
-SQLAlchemy's documentation done anew, ``ours-native`` records by triggers, and ``floor`` is a prototype
-that listens and sends the best SQL to the driver's cursor, without what a library has to see to.
+Written by ``python -m benchmarks``, which makes the same tables on your machine; see its ``--help``.
+It needs Python and, for the servers, their addresses in ``HISTORY_POSTGRESQL_URL`` and
+``HISTORY_MARIADB_URL``. Each row of a table is a piece of work (*W* writes, *R* reads), and each
+column is a way to do it:
 
-``python -m benchmarks.scale`` shows what grows with what, ``python -m benchmarks.profile`` whose
-instructions a transaction of one row consists of, and ``python -m benchmarks.growth`` what long
+``plain``
+   the ORM work without versioning
+``handwritten``
+   the best that a careful user writes with Core, without a library
+``floor``
+   a prototype that sends the best SQL to the driver's cursor, and does nothing else that a library
+   has to do
+``recipe``
+   the ``versioned_history`` example of SQLAlchemy's documentation, written anew
+``ours``
+   this package
+``ours-native``
+   this package with ``native_versioning=True``
+``history``, ``continuum``
+   sqlalchemy-history and SQLAlchemy-Continuum
+
+``goal`` is what this package aims at, and ``verdict`` says whether it gets there, and how it compares
+with ``handwritten``.
+
+``python -m benchmarks.scale`` shows how the time grows with the work, ``python -m benchmarks.profile``
+what the time of a transaction of one row is spent on, and ``python -m benchmarks.growth`` what long
 histories cost.
 
 .. toctree::

@@ -60,7 +60,18 @@ SERIES = (
         per="flush",
         units=1,
     ),
-    Series(workload="S1", what="flushes in a transaction", sizes=(1, 10, 100, 1_000), per="flush"),
+    Series(
+        workload="S1",
+        what="flushes in a transaction, of one object each",
+        sizes=(1, 10, 100, 1_000),
+        per="flush",
+    ),
+    Series(
+        workload="S4",
+        what="flushes in a transaction, of the same object",
+        sizes=(1, 10, 100, 1_000),
+        per="flush",
+    ),
     Series(
         workload="S2",
         what="models that are versioned",
@@ -133,13 +144,15 @@ def main() -> None:
     add = parser.add_argument
     add("--database", type=several(DATABASES), default=["sqlite"], help=", ".join(DATABASES))
     add("--repeat", type=int, default=5, metavar="N", help="rounds of each size")
+    add("--series", type=several(None), default=[], metavar="S1", help="only these workloads")
     add("--largest", type=int, default=10_000_000, metavar="N", help="leave larger sizes out")
     add("--output", type=Path, default=ROOT / "docs" / "benchmarks", metavar="DIR")
     options = parser.parse_args()
     data = options.output / "scale.json"
+    wanted = [one for one in SERIES if not options.series or one.workload in options.series]
     for database in options.database:
         points = {}
-        for series in SERIES:
+        for series in wanted:
             print(f"{database}: {series.what}", file=sys.stderr, flush=True)
             with databases.made(database, CONTENDERS) as urls:
                 workers = {
@@ -156,7 +169,10 @@ def main() -> None:
                         worker.close()
         runs = json.loads(data.read_text(encoding="utf-8")) if data.exists() else {}
         machine = report.machine(sqlalchemy.__version__, databases.describe(database))
-        runs[database] = {"machine": machine, "points": points}
+        if options.series:
+            points = runs.get(database, {}).get("points", {}) | points
+        found = {series.what: points[series.what] for series in SERIES if series.what in points}
+        runs[database] = {"machine": machine, "points": found}
         options.output.mkdir(parents=True, exist_ok=True)
         data.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
         data.with_suffix(".rst").write_text(page(runs), encoding="utf-8")

@@ -426,14 +426,26 @@ def whole_table(bench: Bench, n: int) -> None:
 # Scale: what benchmarks.scale looks at in several sizes
 
 
-@workload("S1", "flushes of one update in one transaction", size=100, short=10, budget=None)
+@workload("S1", "flushes in one transaction, of one object each", size=100, short=10, budget=None)
 def many_flushes(bench: Bench, n: int) -> None:
-    bench.fill(item=items(100))
+    bench.fill(item=items(n))
     with bench.session() as session:
         objects = loaded(session, bench.models.Item)
         with bench.clock():
-            for number in range(n):
-                objects[number % 100].score += 1
+            for instance in objects:
+                instance.score += 1
+                session.flush()
+            session.commit()
+
+
+@workload("S4", "flushes in one transaction, of the same object", size=100, short=10, budget=None)
+def flushes_of_one(bench: Bench, n: int) -> None:
+    bench.fill(item=items(1))
+    with bench.session() as session:
+        [instance] = loaded(session, bench.models.Item)
+        with bench.clock():
+            for _ in range(n):
+                instance.score += 1
                 session.flush()
             session.commit()
 

@@ -44,6 +44,7 @@ nitpick_ignore = [
     ("py:class", "ASGIApp"),
     ("py:class", "Scope"),
     ("py:class", "sqlalchemy_history.plan.TablePlan"),
+    ("py:class", "sqlalchemy_history.query.AwaitableAttributes"),
 ]
 # what stands for a type in signatures
 _type_variables = r"(sqlalchemy_history\.\w+\.)?(Moment|Selectable|Statement|V|_Select)"

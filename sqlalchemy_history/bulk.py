@@ -30,10 +30,8 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
-    Alias,
     Column,
     ColumnElement,
-    Dialect,
     FromClause,
     Join,
     Table,
@@ -41,25 +39,35 @@ from sqlalchemy import (
     cast,
     not_,
     or_,
-    select,
 )
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.sql import operators, visitors
-from sqlalchemy.sql.elements import (
-    BinaryExpression,
-    BindParameter,
-    BooleanClauseList,
-    ClauseElement,
-)
+from sqlalchemy.sql.elements import BindParameter, ClauseElement
 
-from .capture import flushed_keys, inserted_values, note_association
+from .capture import flushed_keys, note_association
 from .cascades import Cascade, Cascades
 from .compare import identical
 from .keys import KeyFormat
 from .operation import Operation
 from .plan import CHAINS_KEY, INFO_KEY, Key, TablePlan, as_key
-from .record import NewRow, Recorder, Rows, Target, plain
+from .record import NewRow, Recorder, Rows, Target
 from .schema import unique_columns
+from .statement import (
+    Parameters,
+    are_given,
+    bound,
+    columns_used,
+    criteria,
+    given_keys,
+    inserted_values,
+    is_limited,
+    is_of_flush,
+    is_ordered,
+    parent_table,
+    resolved,
+    returns,
+    set_clause,
+    table_of,
+)
 from .triggers import has_triggers, keeps_history, trigger_exists
 from .unit_of_work import Changes, ConnectionUnit, UnitOfWork
 from .write import TX, number
@@ -70,27 +78,8 @@ if TYPE_CHECKING:
     from .manager import VersioningManager
     from .write import Writer
 
-Parameters = Sequence[Mapping[str, Any]]
-
-#: functions that give the same result whenever they are asked, of which a SET may be made
-_PURE: Final = frozenset(
-    "abs char_length coalesce concat greatest json_merge_patch json_object json_patch "
-    "jsonb_build_object jsonb_strip_nulls jsonb_typeof least length lower ltrim mod nullif replace "
-    "round rtrim substr substring trim upper".split()
-)
-#: the same as long as a transaction lasts; elsewhere the clock may go on between two statements
-_PURE_IN_TRANSACTION: Final = {
-    "postgresql": frozenset(
-        "now current_timestamp localtimestamp current_date transaction_timestamp".split()
-    )
-}
 #: labels of keys that a statement is made to return
 _RETURNED: Final = "history__key_"
-#: elements whose value depends on nothing but what they are made of
-_HARMLESS: Final = frozenset(
-    "bindparam binary unary grouping clauselist expression_clauselist case cast type_coerce null "
-    "true false tuple typeclause collation".split()
-)
 
 
 class Statements:
@@ -158,9 +147,9 @@ class Statements:
             self.warn_of_other(unit, statement.table)
         else:
             self._lock_flushed(unit, plan, statement, rows)
+        sets_off_triggers = False
         if self._manager.native.plans:
-            if self._is_native(plan, table):
-                self._manager.native.about_to_write(unit)
+            sets_off_triggers = self._tell_triggers(unit, plan, table)
             plan = self._captured_plan_of(table)
         in_flush = unit.work.is_flushing
         self._keep_old(unit, plan, statement, rows)
@@ -181,9 +170,12 @@ class Statements:
         self._manager.native.read_transaction(unit)
         self._abandon(unit)
         under_way = kind(self, unit, None if by_flush else plan)
+        under_way.sets_off_triggers = sets_off_triggers
         unit.under_way = under_way
         try:
             under_way.statement = under_way.begin(statement, rows or [{}])
+            if sets_off_triggers:
+                self._manager.native.say_transaction(unit, under_way.transaction_before)
         except BaseException:
             self._abandon(unit)
             raise
@@ -242,6 +234,13 @@ class Statements:
         cascades = self._native_cascades
         return bool(cascades.of(table, "on_delete") or cascades.of(table, "on_update"))
 
+    def _tell_triggers(self, unit: ConnectionUnit, plan: TablePlan | None, table: Any) -> bool:
+        """Whether a statement on ``table`` sets off triggers; if so, they are told who writes."""
+        found = self._is_native(plan, table)
+        if found:
+            self._manager.native.about_to_write(unit)
+        return found
+
     def end(self, unit: ConnectionUnit, statement: Any, result: CursorResult[Any]) -> None:
         """``statement`` was executed."""
         under_way: _UnderWay | None = unit.under_way
@@ -250,6 +249,8 @@ class Statements:
         unit.under_way = None
         if under_way.guarded:
             under_way.recorder.succeeded(unit)
+        if under_way.sets_off_triggers:
+            self._manager.native.read_transaction(unit)
         under_way.end(result)
         unit.work.session.info.pop(CHAINS_KEY, None)
         self._manager.native.say_transaction(unit, under_way.transaction_before)
@@ -346,10 +347,12 @@ class _UnderWay:
     :ivar known: tables in which this transaction had written versions before.
     :ivar fresh: tables of which all versions of this transaction are the statement's.
     :ivar guarded: a savepoint was set before the first version of another one.
+    :ivar sets_off_triggers: the database cascades from it to tables that triggers record.
     """
 
     statement: Any = None
     guarded = False
+    sets_off_triggers = False
     #: the ids of this transaction and of the one of old states when that was set
     ids: tuple[int | None, int | None] = (None, None)
 
@@ -398,12 +401,12 @@ class _Insert(_UnderWay):
                 self.recorder.keep_old(self.unit, target)
         self._keys_of = self._of_parameters
         plain_values = statement.select is None and not statement._multi_values
-        if plain_values and not self._changes_others and _are_given(statement, rows[0], columns):
+        if plain_values and not self._changes_others and are_given(statement, rows[0], columns):
             return statement
         if statement._return_defaults:
             self._keys_of = self._of_defaults
             return statement
-        if _returns(statement, columns):
+        if returns(statement, columns):
             self._keys_of = self._of_result
             return statement
         is_primary = set(columns) == set(self.plan.parent.primary_key.columns)
@@ -418,7 +421,7 @@ class _Insert(_UnderWay):
             self._keys_of = self._of_added if statement._returning else self._of_hidden
             labelled = (c.label(f"{_RETURNED}{i}") for i, c in enumerate(columns))
             return statement.returning(*labelled)
-        if not (plain_values and _are_given(statement, rows[0], columns)):
+        if not (plain_values and are_given(statement, rows[0], columns)):
             self._keys_of = self._unknown
             self.statements.untracked(
                 self.plan,
@@ -455,12 +458,12 @@ class _Insert(_UnderWay):
             return
         plan, writer, unit = self.plan, self.recorder.writer, self.unit
         live = plan.parent
-        for portion in writer.format(plan).portions(keys):
+        for parameters in writer.portions(plan, keys):
             target = Target(
                 plan=plan,
                 live=live,
-                where=(writer.key_clause(plan, live, "keys", False), writer.changed(plan)),
-                parameters=writer.key_parameters(plan, portion, "keys", False),
+                where=(writer.key_clause(plan, live), writer.changed(plan)),
+                parameters=parameters,
             )
             operation = self.recorder.inserted_or_updated(target)
             if self.recorder.record(unit, target, operation, self.new_row, is_ours=True):
@@ -570,7 +573,7 @@ class _Change(_UnderWay):
                     )
                     for portion in format_.portions(keys)
                 ]
-        return [Rows(live=live, where=tuple(_bound(c, row) for c in where)) for row in rows]
+        return [Rows(live=live, where=tuple(bound(c, row) for c in where)) for row in rows]
 
     def end(self, result: CursorResult[Any]) -> None:
         recorder, unit, cascade = self.recorder, self.unit, self.cascade
@@ -698,7 +701,7 @@ class _Update(_Change):
         assert plan is not None
         live = core.statement.table
         wanted: set[str] = set()
-        if not (core._extra_froms or _is_limited(statement)):
+        if not (core._extra_froms or is_limited(statement)):
             wanted = sets.keys() & (versioned.keys() | changing)
         targets: list[Target] = []
         values: Mapping[str, Any] = {}
@@ -791,10 +794,10 @@ class _Update(_Change):
             type_ = live.c[key].type
             expression: ColumnElement[Any]
             if isinstance(value, ColumnElement) and not isinstance(value, BindParameter):
-                used = _columns_used(value, live, dialect)
+                used = columns_used(value, live, dialect)
                 if used is None or (in_turn and not (used - {key}).isdisjoint(earlier)):
                     return {}
-                expression = _bound(value, row)
+                expression = bound(value, row)
             else:
                 # a parameter of a SET clause is none of a SELECT: made anew, with the column's type
                 if isinstance(value, BindParameter):
@@ -812,56 +815,6 @@ class _Update(_Change):
             self.write_keys(dict.fromkeys(self.plan.hierarchy, changes))
 
 
-# -- what a statement says
-
-
-def parent_table(table: Any) -> Table | None:
-    """The table behind an alias or an annotation of it; None where there are several."""
-    while isinstance(table, Alias):
-        table = table.element
-    table = table._deannotate() if isinstance(table, Table) else None
-    return table  # type: ignore[no-any-return]
-
-
-def is_of_flush(statement: Any, options: Mapping[str, Any]) -> bool:
-    """Whether a flush executes ``statement`` by itself, and not a listener of the user inside of it.
-
-    A flush brings the compiled cache of its mapper; so does an ORM bulk statement, which however
-    carries its strategy.
-    """
-    return "compiled_cache" in options and "dml_strategy" not in statement._annotations
-
-
-def resolved(statement: Any, dialect: Dialect) -> Any:
-    """The compile state of ``statement``: its table, its SET and its criteria as Core has them."""
-    statement = statement._clone()
-    statement._returning = ()
-    compiler = dialect.statement_compiler(dialect, None)
-    return statement._compile_state_factory(statement, compiler)
-
-
-def set_clause(core: Any, live: FromClause, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The SET clause by column key; what the execution's parameters add is a parameter."""
-    sets = {_name(column): value for column, value in (core._dict_parameters or {}).items()}
-    for name in row:
-        if name in live.c and name not in sets:
-            sets[name] = bindparam(name, required=True)
-    return sets
-
-
-def is_ordered(statement: Any) -> bool:
-    """Whether the SET clause stands in the order in which it was given (``ordered_values()``)."""
-    return bool(
-        getattr(statement, "_ordered_values", None)
-        or getattr(statement, "_maintain_values_ordering", False)
-    )
-
-
-def _is_unknown(value: Any) -> bool:
-    """NULL is equal to nothing; what an expression gives only the database knows."""
-    return value is None or isinstance(value, ClauseElement)
-
-
 def _as_target(plan: TablePlan, rows: Rows) -> Target:
     return Target(
         plan=plan,
@@ -872,29 +825,6 @@ def _as_target(plan: TablePlan, rows: Rows) -> Target:
     )
 
 
-def criteria(core: Any) -> tuple[ColumnElement[bool], ...]:
-    """Which rows a statement is about; other tables that it names are in a subquery."""
-    where: tuple[ColumnElement[bool], ...] = tuple(core.statement._where_criteria)
-    if core._extra_froms:
-        matching: Any = select(*(c for f in core._extra_froms for c in list(f.c)[:1]))
-        matching = plain(matching.select_from(*core._extra_froms).where(*where))
-        return (matching.correlate(core.statement.table).exists(),)
-    return where
-
-
-def table_of(statement: Any) -> Any:
-    """The table; of a joined class the ORM executes the user's statement for each table."""
-    name = "_emit_insert_table" if statement.is_insert else "_emit_update_table"
-    table = statement._annotations.get(name)
-    return statement.table if table is None else table
-
-
-def _returns(statement: Any, columns: Sequence[Column[Any]]) -> bool:
-    """Whether the user has asked for the keys."""
-    selected = (c for c in statement._all_selected_columns if isinstance(c, Column))
-    return {c._deannotate() for c in selected}.issuperset(columns)
-
-
 def _name_of(entity: Any) -> str:
     return str(getattr(entity, "_label_name", None) or "")
 
@@ -903,89 +833,6 @@ def _context(result: CursorResult[Any]) -> Any:
     return result.context
 
 
-def _are_given(statement: Any, row: Mapping[str, Any], keys: Sequence[Column[Any]]) -> bool:
-    named = {
-        _name(column)
-        for column, value in (statement._values or {}).items()
-        if not isinstance(value, ColumnElement) or isinstance(value, BindParameter)
-    }
-    return all(
-        c.key in row
-        or c.key in named
-        or (c.default is not None and (c.default.is_callable or c.default.is_scalar))
-        for c in keys
-    )
-
-
-def _name(column: Any) -> str:
-    return column if isinstance(column, str) else column.key
-
-
-def _bound(clause: ColumnElement[Any], row: Mapping[str, Any]) -> ColumnElement[Any]:
-    """``clause`` with the parameters of one execution, under names that nothing else has."""
-
-    def bind(parameter: Any) -> None:
-        if parameter.key in row:
-            parameter.value, parameter.required = row[parameter.key], False
-        parameter._convert_to_unique()
-
-    found = (e for e in visitors.iterate(clause) if isinstance(e, BindParameter))
-    if all(parameter.unique for parameter in found):
-        return clause
-    options = {"maintain_key": True, "detect_subquery_cols": True}
-    return visitors.cloned_traverse(clause, options, {"bindparam": bind})
-
-
-def _columns_used(
-    expression: ColumnElement[Any], live: FromClause, dialect: Dialect
-) -> set[str] | None:
-    """Keys of the columns of ``live`` that ``expression`` is a pure function of, if it is one."""
-    pure = _PURE | _PURE_IN_TRANSACTION.get(dialect.name, frozenset())
-    used = set()
-    for element in visitors.iterate(expression):
-        kind, found = element.__visit_name__, element
-        if isinstance(found, Column):
-            if found.table not in {live}:
-                return None
-            used.add(found.key)
-        elif kind == "function" or "function" in kind:
-            if str(getattr(found, "name", "")).lower() not in pure:
-                return None
-        elif kind not in _HARMLESS:
-            return None
-    return used
-
-
-def _is_limited(statement: Any) -> bool:
-    return any(name.endswith("_limit") for name in statement.dialect_kwargs)
-
-
-def given_keys(
-    columns: Sequence[Column[Any]], criteria: Sequence[ColumnElement[bool]], rows: Parameters
-) -> list[Key] | None:
-    """The keys, if the WHERE does nothing but name them."""
-    found: dict[str, BindParameter[Any]] = {}
-    for part in _conjunction(criteria):
-        if not (
-            isinstance(part, BinaryExpression)
-            and part.operator is operators.eq
-            and isinstance(part.left, Column)
-            and isinstance(part.right, BindParameter)
-            and part.left.key not in found
-        ):
-            return None
-        found[part.left.key] = part.right
-    names = [column.key for column in columns]
-    if set(names) != set(found):
-        return None
-    binds = [found[name] for name in names]
-    keys = (as_key(row.get(b.key, b.effective_value) for b in binds) for row in rows)
-    return list(dict.fromkeys(keys))
-
-
-def _conjunction(criteria: Sequence[Any]) -> Iterator[Any]:
-    for part in criteria:
-        if isinstance(part, BooleanClauseList) and part.operator is operators.and_:
-            yield from _conjunction(part.clauses)
-        else:
-            yield part
+def _is_unknown(value: Any) -> bool:
+    """NULL is equal to nothing; what an expression gives only the database knows."""
+    return value is None or isinstance(value, ClauseElement)

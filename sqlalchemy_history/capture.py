@@ -9,17 +9,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, Delete, Insert, Update, exists, select
+from sqlalchemy import Delete, Insert, Update, exists, select
 from sqlalchemy.orm import InstanceState, LoaderCallableStatus
-from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList
 
 from .keys import KeyFormat
 from .operation import Operation
 from .plan import ClassPlan, Key, TablePlan, as_key, key_values
+from .statement import equalities, inserted_values
 from .unit_of_work import Changes, ConnectionUnit, Saved, UnitOfWork
 
 
@@ -220,8 +219,8 @@ def note_association(
         return True
     if not isinstance(statement, Delete):
         return False
-    found = [_equalities(statement, row) for row in rows or [{}]]
-    if not all(c.key in values for values in found for c, _ in plan.keys):
+    found = equalities(statement._where_criteria, rows)
+    if found is None or not all(c.key in found[0] for c, _ in plan.keys):
         return False
     for values in found:
         _note(unit, plan, Operation.DELETE, values)
@@ -245,54 +244,6 @@ def _note(unit: ConnectionUnit, plan: TablePlan, operation: int, values: Mapping
         noted[key] = None if before == Operation.INSERT else Operation.DELETE
     elif before != Operation.INSERT:
         noted[key] = Operation.UPDATE
-
-
-def inserted_values(
-    statement: Insert, rows: Sequence[Mapping[str, Any]]
-) -> Iterable[Mapping[str, Any]]:
-    """The values of each row that ``statement`` inserts, as far as it names them."""
-    if statement._multi_values:
-        for portion in statement._multi_values:
-            for values in portion:
-                yield {_column_key(c): _literal(v) for c, v in _pairs(values, statement.table)}
-        return
-    fixed = {_column_key(c): _literal(v) for c, v in (statement._values or {}).items()}
-    for row in rows or [{}]:
-        yield {**fixed, **row}
-
-
-def _pairs(values: Any, table: Any) -> Iterable[tuple[Any, Any]]:
-    return values.items() if isinstance(values, Mapping) else zip(table.c, values, strict=False)
-
-
-def _column_key(column: Any) -> str:
-    return column if isinstance(column, str) else column.key
-
-
-def _literal(value: Any) -> Any:
-    return value.effective_value if isinstance(value, BindParameter) else value
-
-
-def _equalities(statement: Update | Delete, row: Mapping[str, Any]) -> dict[str, Any]:
-    """``{column: value}`` if the WHERE is nothing but ``column = value AND ...``, else nothing."""
-    clause = statement.whereclause
-    if clause is None:
-        return {}
-    parts = clause.clauses if isinstance(clause, BooleanClauseList) else [clause]
-    if isinstance(clause, BooleanClauseList) and clause.operator is not operators.and_:
-        return {}
-    values = {}
-    for part in parts:
-        if not (
-            isinstance(part, BinaryExpression)
-            and part.operator is operators.eq
-            and isinstance(part.left, Column)
-            and isinstance(part.right, BindParameter)
-        ):
-            return {}
-        name = part.right.key
-        values[part.left.key] = row[name] if name in row else part.right.effective_value
-    return values
 
 
 def _locate(unit: ConnectionUnit) -> None:

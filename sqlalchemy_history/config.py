@@ -55,34 +55,41 @@ class Options(NamedTuple):
     :ivar versioning: ``False`` leaves the class out.
     :ivar base_classes: bases of the version class; by default the model's declarative base.
     :ivar table_name: pattern of version table names; ``%s`` is the parent table's name.
-    :ivar schema: where version tables lie; by default where their parents do. As a manager's option
-        it is that of the transaction table, too. On MariaDB a schema is a database, on SQLite an
-        attached one.
+    :ivar schema: the schema of version tables; by default that of their parents. Given for a manager,
+        it is also the schema of the transaction table. On MariaDB a schema is a database, on SQLite
+        an attached file.
     :ivar exclude: names of attributes that have no history.
     :ivar include: names of attributes that have one although ``exclude`` names them.
-    :ivar create_models: ``False``: version tables only, no version classes.
+    :ivar create_models: ``False``: there are version tables, which are written, but no version
+        classes. Read them with ``version_table()``; what needs version classes, upkeep too, raises
+        :class:`~sqlalchemy_history.ClassNotVersioned`.
     :ivar create_tables: ``False``: the version tables are not created by ``create_all()``.
-    :ivar transaction_column_name: column of version tables: who wrote the version.
-    :ivar end_transaction_column_name: column of version tables: who ended it (validity only).
-    :ivar operation_type_column_name: column of version tables: 0, 1 or 2, see ``Operation``.
+    :ivar transaction_column_name: name of the column of version tables that holds the id of the
+        transaction that made the version.
+    :ivar end_transaction_column_name: name of the column with the id of the transaction that ended
+        the version (strategy ``validity`` alone).
+    :ivar operation_type_column_name: name of the column with 0, 1 or 2, see ``Operation``.
     :ivar untracked: what to do with a write that cannot be recorded, such as SQL text: ``"raise"``,
         ``"warn"`` once for each table, or ``"ignore"``.
     :ivar strategy: ``"validity"`` stores both ends of a version, ``"subquery"`` only its start.
-    :ivar use_module_name: accepted from the peers; version classes always get their model's module.
+    :ivar use_module_name: without effect, accepted because sqlalchemy-history and
+        SQLAlchemy-Continuum have it: a version class is always in the module of its model.
     :ivar support_async: ``True`` makes ``.versions`` a ``write_only`` relationship. Async sessions
         do not need it: ``session.scalars(article.versions.select())`` works either way.
-    :ivar indexes: ``"default"`` is the lean set; ``"compatible"`` that of the peers' databases.
-    :ivar create_composite_index: accepted from the peers: the primary key serves that purpose.
+    :ivar indexes: ``"default"`` is one index on ``transaction_id``; ``"compatible"`` is what
+        sqlalchemy-history and SQLAlchemy-Continuum make: one index on each of the three columns.
+    :ivar create_composite_index: without effect, accepted because SQLAlchemy-Continuum has it: the
+        primary key serves that purpose.
     :ivar unique_open: a partial unique index that makes two open versions of one row impossible
         (validity strategy; SQLite and PostgreSQL).
     :ivar require_context: columns of the transaction row that must have a value, for example
-        ``("user_id",)``; without, a flush that writes versions raises ``MissingContext``.
-    :ivar track_relations: collections (of versioned classes) of which a change, an element more or
-        less, makes a version of the parent too.
-    :ivar native_versioning: triggers write the versions, of writes from anywhere; see
+        ``("user_id",)``. A flush that writes versions without it raises ``MissingContext``.
+    :ivar track_relations: names of collections whose elements have a history. The parent gets a
+        version, too, when an element is added to such a collection or removed from it.
+    :ivar native_versioning: triggers write the versions, whoever writes the rows; see
         :mod:`sqlalchemy_history.native`.
-    :ivar baseline: the first change of a row without history keeps its old state: as an INSERT of a
-        transaction of its own before that of the change, whose ``remote_addr`` is ``"baseline"``.
+    :ivar baseline: before the first change of a row without history, its old state becomes an INSERT
+        version. The transaction row of such versions has the ``remote_addr`` ``"baseline"``.
     """
 
     versioning: bool = True

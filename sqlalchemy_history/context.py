@@ -48,16 +48,17 @@ def current_context() -> Mapping[str, Any]:
 class transaction_context:  # noqa: N801
     """Say who and why: columns of the transaction row, for every transaction made inside.
 
-    Usable with ``with``, ``async with`` and as a decorator of functions and coroutine functions;
-    nested ones add to the outer one, and the inner value wins. It is bound to the context
-    (:mod:`contextvars`): other threads do not see it, and tasks inherit what held when they began.
+    It can be used with ``with`` and ``async with``, and as a decorator of functions and coroutine
+    functions. Blocks may be nested: an inner one adds to the outer one, and its values win. It is
+    kept in a context variable (:mod:`contextvars`): other threads do not see it, and a task inherits
+    what held when it began.
 
-    What holds for one session is said in ``session.info["transaction_context"]``, a dict of the
-    same values; a block around the code wins.
+    Values for one session are kept in ``session.info["transaction_context"]``, a dict. A block
+    around the code wins over them.
 
-    :param values: attributes of the Transaction class that are columns. A function as value is
-        called when a transaction row is written. A name that is no column raises
-        :class:`~sqlalchemy_history.ImproperlyConfigured` then.
+    :param values: values by the names of column attributes of the Transaction class. A function as
+        value is called when a transaction row is written. A name that is no column raises
+        :class:`~sqlalchemy_history.ImproperlyConfigured` at that time.
 
     >>> @transaction_context(remote_addr="cron")
     ... def job():

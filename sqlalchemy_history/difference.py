@@ -37,7 +37,12 @@ class Told:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class AttributeChange(Told):
-    """One attribute with its value before and after."""
+    """One attribute with its value before and after.
+
+    :ivar name: the name of the attribute.
+    :ivar old: the value before.
+    :ivar new: the value now.
+    """
 
     name: str
     old: Any
@@ -49,7 +54,13 @@ class AttributeChange(Told):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class RelationChange(Told):
-    """One relation: what came, what went, and what is there still but differs."""
+    """One relation: what came, what went, and what is still there but differs.
+
+    :ivar name: the name of the relationship.
+    :ivar added: what is related now and was not before.
+    :ivar removed: what was related before and is not now.
+    :ivar changed: a :class:`Diff` for each object that is related in both states, and differs.
+    """
 
     name: str
     added: tuple[Any, ...] = ()
@@ -71,8 +82,13 @@ class RelationChange(Told):
 class Diff(Told):
     """The differences between two states, in the order of the attributes.
 
-    Iterate over it, look a change up by the name of its attribute or relation, print it, or ask
-    whether there is any: an empty one is false.
+    It can be printed and iterated over. ``diff["name"]`` is the change of one attribute or relation,
+    and a KeyError if that has none; ``"name" in diff`` asks. A diff without changes is false.
+
+    :ivar older: the first state: a version or a live object.
+    :ivar newer: the second one.
+    :ivar attributes: the attributes that differ.
+    :ivar relations: the relations that differ, of those that were asked for.
     """
 
     older: Any

@@ -13,7 +13,7 @@ from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 
 from . import bulk, capture, stamp
@@ -75,6 +75,10 @@ class Events:
     def forget(self) -> None:
         """Forget the statements that were built for tables."""
         self._statements.forget()
+
+    def watched(self) -> list[Engine]:
+        """The engines that ``watch()`` was given."""
+        return self._watch.engines()
 
     def watch(self, engine: Any) -> None:
         """See :meth:`.VersioningManager.watch`."""

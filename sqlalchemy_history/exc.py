@@ -28,7 +28,7 @@ class ImproperlyConfigured(VersioningError):
 
 
 class ClassNotVersioned(VersioningError):
-    """The class carries no ``__versioned__``, or its manager is not active."""
+    """The class has no history, or no version class: see what the message says."""
 
 
 class TableNotVersioned(VersioningError):
@@ -52,7 +52,7 @@ class NoChangesAttribute(VersioningError):
 
 
 class ReverterException(VersioningError):
-    """A version cannot be reverted to in the way that was asked for."""
+    """A revert cannot be carried out in the way that was asked for."""
 
 
 def refuse_async(session: Any, function: str) -> None:

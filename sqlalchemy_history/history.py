@@ -35,8 +35,11 @@ V = TypeVar("V", default=Any)
 class TimelineEntry(Generic[V]):
     """One step of an object's history.
 
-    :ivar changeset: ``{attribute: [value before, value now]}``; what it was deleted with is not
-        a change, so that of a DELETE is empty.
+    :ivar version: the version.
+    :ivar transaction: the Transaction that made it; None if its row is missing.
+    :ivar operation_type: 0 INSERT, 1 UPDATE, 2 DELETE.
+    :ivar changeset: ``{attribute: [value before, value now]}``; empty for a DELETE, which has the
+        last values.
     """
 
     version: V

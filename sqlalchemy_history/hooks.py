@@ -49,11 +49,16 @@ if TYPE_CHECKING:
 class Written:
     """What one flush or one bulk statement wrote over one connection.
 
+    :ivar manager: the manager of the models.
+    :ivar session: the session that wrote; of a watched engine's connection, one that was made for it.
+    :ivar connection: the connection, for statements of the plugin.
+    :ivar writer: for the package itself.
     :ivar transaction_id: None if nothing is left of the transaction: all it did was taken back.
-    :ivar tables: by plan, the keys of the rows that it touched; None where only the database knows.
-    :ivar amended: whether some of these rows had a version of this transaction before, which has
-        now other values, another operation, or is gone.
-    :ivar reconstructed: the versions are no record of changes that were just made: ``backfill()`` or
+    :ivar tables: the keys of the rows that it touched, by the plan of their table; None instead of
+        keys where only the database knows them. A plan has ``parent`` and ``version``, the two tables.
+    :ivar amended: whether some of these rows had a version of this transaction before, which now has
+        other values or another operation, or is gone.
+    :ivar reconstructed: the versions do not record changes that were just made: ``backfill()`` or
         ``repair()`` wrote down what was there.
     """
 
@@ -69,9 +74,7 @@ class Written:
     def keys(self, plan: TablePlan) -> Sequence[Key] | None:
         """The keys in ``tables``; None also if they are more than one statement can take."""
         keys = self.tables[plan]
-        if keys is not None and len(next(self.writer.format(plan).portions(keys))) < len(keys):
-            return None
-        return keys
+        return None if keys is None or not self.writer.format(plan).fits(len(keys)) else keys
 
     def execute(
         self,
@@ -90,10 +93,10 @@ class Written:
 
         def is_written(v: FromClause) -> ColumnElement[bool]:
             own = plan.tx_of(v) == TX
-            return own if keys is None else own & self.writer.key_clause(plan, v, "keys", False)
+            return own if keys is None else own & self.writer.key_clause(plan, v)
 
         if keys is not None:
-            parameters |= self.writer.key_parameters(plan, keys, "keys", False)
+            parameters |= self.writer.key_parameters(plan, keys)
         return self.run((name, plan, keys is None), lambda: build(is_written), **parameters)
 
     def run(self, name: Hashable, build: Callable[[], Any], **parameters: Any) -> CursorResult[Any]:
@@ -109,11 +112,14 @@ class Plugin(Protocol):
     """The protocol of plugins, and their base: the hooks, each of which does nothing."""
 
     def build_classes(self, manager: VersioningManager, in_registry: registry) -> None:
-        """The Transaction class was made, in ``in_registry``: make what refers to it."""
+        """The Transaction class was made: now is the time to make classes and tables that refer to it.
+
+        :param in_registry: the registry that the Transaction class is mapped in.
+        """
         return None
 
     def class_versioned(self, plan: ClassPlan) -> None:
-        """A class was made versioned: its version table is there, its version class maybe not."""
+        """A class was made versioned: it has its version table, and may not have its version class yet."""
         return None
 
     def version_columns(
@@ -130,13 +136,19 @@ class Plugin(Protocol):
         return {}
 
     def after_write(self, written: Written) -> None:
-        """Versions were written, amended or taken back."""
+        """Versions were written, amended or taken back.
+
+        Called once for each flush or bulk statement, and connection.
+        """
         return None
 
     def transaction_moved(
         self, session: Session, connection: Connection, old: int, new: int | None
     ) -> None:
-        """The transaction ``old`` now has the id ``new``, or is gone: what refers to it follows."""
+        """The transaction ``old`` now has the id ``new``, or is gone: let what refers to it follow.
+
+        :param new: None if nothing is left of the transaction.
+        """
         return None
 
     def redacted(

@@ -217,7 +217,7 @@ def versioned_objects(session: Session) -> Iterator[Any]:
 
 
 def is_session_modified(session: Session) -> bool:
-    """Whether a versioned object in ``session`` was changed, added or marked for deletion."""
+    """Whether ``session`` has a versioned object that is changed, new or marked for deletion."""
     return any(is_versioned(obj) for obj in session.deleted) or any(
         is_modified(obj)
         for objects in (session.new, session.dirty)

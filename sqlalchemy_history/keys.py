@@ -35,7 +35,7 @@ from sqlalchemy.types import TypeEngine
 from .plan import Key, key_values
 
 #: how many keys one statement takes where every value is a parameter of its own
-_PORTIONS: Final = {"mssql": 900, "oracle": 900}
+_PORTIONS: Final = {"mssql": 900, "oracle": 900, "expanding": 900}
 
 
 class KeyFormat:
@@ -117,13 +117,17 @@ class KeyFormat:
             return {f"{name}_{i}": list(values) for i, values in enumerate(zip(*keys, strict=True))}
         return {name: list(keys)}
 
+    def fits(self, count: int) -> bool:
+        """Whether one statement takes so many keys."""
+        return self._kind in ("sqlite", "postgresql") or count <= self._portion
+
     def portions(self, keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
         """``keys`` in as many parts as the database needs."""
-        if self._kind in ("sqlite", "postgresql") or len(keys) <= self._portion:
-            yield keys
-        else:
+        if not self.fits(len(keys)):
             for start in range(0, len(keys), self._portion):
                 yield keys[start : start + self._portion]
+        elif keys:
+            yield keys
 
     def _plain(self, keys: Sequence[Key]) -> Sequence[Any]:
         """Keys as the driver would be given them: numbers and strings."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import event
@@ -22,6 +22,9 @@ class Listeners:
 
     def __bool__(self) -> bool:
         return bool(self._added)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(self._added))
 
     def add(self, target: Any, listeners: Mapping[str, Callable[..., Any]], **kw: Any) -> None:
         """Listen to the events that ``listeners`` names; ``kw`` as for ``event.listen()``."""

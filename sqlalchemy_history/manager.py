@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, MetaData, Table, event, select
+from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Mapper, Session, registry
 
 from .config import Options, OptionsDict, nearest
@@ -32,18 +33,26 @@ from .native import Native
 from .plan import ClassPlan, Key, TablePlan, class_plan, configure_mappers_of
 from .tracking import Tracked, find_tracked, write_parents
 from .transaction import TransactionFactory, collect_values
+from .triggers import keeps_history
 from .unit_of_work import ConnectionUnit, UnitOfWork
 from .write import Writer
 from .write_postgresql import PostgreSQLWriter
 
 
 class VersioningManager:
-    """Holds the options, the plans and the listeners of one set of versioned models.
+    """One set of versioned models, with its options, its plugins and its Transaction class.
+
+    ``make_versioned(manager=...)`` starts it, ``remove_versioning(manager=...)`` stops it.
 
     :param user_cls: class that ``Transaction.user`` refers to, or its name; None for none.
     :param transaction_cls: a :class:`TransactionFactory`, or a Transaction class of your own.
     :param options: see :class:`~sqlalchemy_history.config.Options`.
     :param plugins: see :mod:`sqlalchemy_history.plugins`.
+    :ivar transaction_cls: the Transaction class, once mappers are configured; before that, what is
+        to make it. Assign a class of your own before the models are used.
+    :ivar user_cls: as given.
+    :ivar activity_cls: the class that ``ActivityPlugin`` makes.
+    :ivar changelog_cls: the class that ``ChangeLogPlugin`` makes.
     """
 
     def __init__(
@@ -82,7 +91,7 @@ class VersioningManager:
 
     @property
     def options(self) -> Options:
-        """What holds for all classes; assign a dict to change some of it."""
+        """What holds for all classes. Assign a dict of the options that differ from the defaults."""
         return self._options
 
     @options.setter
@@ -106,6 +115,7 @@ class VersioningManager:
 
     def start(self, mapper: Any = Mapper, session: Any = Session) -> None:
         """Listen to ``mapper`` and ``session``; what is listened to already is left alone."""
+        watched = self._events.watched()
         self.stop()
         self._target = mapper.class_ if isinstance(mapper, Mapper) else mapper
         below = {} if mapper is Mapper else {"propagate": True}
@@ -113,6 +123,8 @@ class VersioningManager:
         configure = {"before_configured": self.models.build, "after_configured": self._configured}
         self._mappers.add(Mapper, configure)
         self._events.listen(session)
+        for engine in watched:
+            self._events.watch(engine)
         self.models.started()
 
     def stop(self) -> None:
@@ -123,7 +135,10 @@ class VersioningManager:
         self._metadata.clear()
 
     def reset(self) -> None:
-        """Forget all models, and the Transaction class that was made for them."""
+        """Forget all models, and the Transaction class that was made for them.
+
+        For tests that declare the same models again and again.
+        """
         self.models.forget()
         self._tracked = []
         self._writers.clear()
@@ -259,12 +274,17 @@ class VersioningManager:
         found = {cls: plan.version_class for cls, plan in list(self.models.plans.items())}
         return {cls: version_class for cls, version_class in found.items() if version_class}
 
-    def root_plans(self) -> list[ClassPlan]:
-        """The plans of versioned classes that inherit from no other one."""
+    def root_plans(self, session: Session) -> list[ClassPlan]:
+        """The plans of versioned classes that inherit from no other one.
+
+        As far as ``session`` finds their histories: see :meth:`metadata_of`.
+        """
+        there = self.metadata_of(session)
         return [
             plan
             for plan in self.models.plans.values()
             if plan.options.create_models
+            and plan.root.parent.metadata in there
             and (
                 plan.mapper.concrete
                 or not any(
@@ -273,15 +293,40 @@ class VersioningManager:
             )
         ]
 
+    def association_plans(self, session: Session) -> list[TablePlan]:
+        """The plans of association tables, as far as ``session`` finds their histories."""
+        there = self.metadata_of(session)
+        return [p for p in self.models.associations.values() if p.parent.metadata in there]
+
+    def metadata_of(self, session: Session) -> set[MetaData]:
+        """What describes the models whose histories are in the databases that ``session`` uses.
+
+        A manager may serve several declarative bases, and each may have a database of its own.
+        """
+        plans: dict[MetaData, list[ClassPlan]] = {}
+        for plan in self.class_plans():
+            plans.setdefault(plan.root.parent.metadata, []).append(plan)
+        if len(plans) == 1:
+            return set(plans)
+        return {
+            metadata
+            for metadata, described in plans.items()
+            if any(_keeps_history(session, plan) for plan in described)
+        }
+
     def unit_of_work(self, session: Session) -> UnitOfWork:
-        """The unit of work of the session's present transaction."""
+        """What is known of the session's present transaction; see :class:`UnitOfWork`."""
         work: UnitOfWork | None = session.info.get(self)
         if work is None:
             work = session.info[self] = UnitOfWork(self, session)
         return work
 
     def create_transaction(self, session: Session) -> Any:
-        """Make the transaction row of the session's present transaction now."""
+        """Make the transaction row of the session's present transaction now; returns its object.
+
+        What is set on it is saved with the next flush. The row stays, also when nothing is
+        versioned in this transaction.
+        """
         refuse_async(session, "create_transaction")
         work = self.unit_of_work(session)
         unit = next((u for u in work.connections.values() if u.tx is not None), None)
@@ -414,8 +459,8 @@ class VersioningManager:
     def watch(self, engine: Any) -> None:
         """Record the statements of all connections of ``engine``, also of those without a session.
 
-        A transaction of the connection is a transaction of the history. What a session does with
-        a connection of the engine is recorded as ever.
+        A transaction of such a connection is a transaction of the history. Nothing changes for
+        sessions. It ends with ``remove_versioning()``.
 
         :param engine: an ``Engine`` or an ``AsyncEngine``.
         """
@@ -436,6 +481,14 @@ class VersioningManager:
         if policy == "warn" and (plan, what) not in self._said:
             self._said.add((plan, what))
             warnings.warn(UntrackedWriteWarning(message), stacklevel=_level_of_user())
+
+
+def _keeps_history(session: Session, plan: ClassPlan) -> bool:
+    try:
+        connection = session.connection(bind_arguments={"mapper": plan.mapper})
+    except UnboundExecutionError:
+        return False
+    return keeps_history(connection, plan.root.version)
 
 
 def _added_by_configuring(metadata: MetaData, event_arguments: dict[str, Any]) -> list[Table]:
@@ -470,16 +523,17 @@ def make_versioned(
 ) -> None:
     """Record the history of every model that has a ``__versioned__``.
 
-    Call it before the models are used, best before they are declared. Calling it again changes
-    the settings and records nothing twice.
+    Call it before the models are used, best before they are declared. It may be called again: the
+    settings change, and nothing is recorded twice.
 
     :param mapper: whose subclasses are meant: all mapped classes, or a declarative base.
     :param session: which sessions are watched: all, a subclass of ``Session``, a ``sessionmaker``
         or a session.
-    :param manager: the manager to start; a :class:`VersioningManager` of your own keeps its models,
-        options and Transaction class apart.
+    :param manager: the manager to start. One of your own has models, options and a Transaction class
+        of its own.
     :param plugins: see :mod:`sqlalchemy_history.plugins`; None leaves those of the manager.
-    :param options: see :class:`~sqlalchemy_history.config.Options`.
+    :param options: see :class:`~sqlalchemy_history.config.Options`. Those that it does not name have
+        their defaults; None leaves the manager's options as they are.
     :param user_cls: the class that ``Transaction.user`` refers to, or its name; None for none.
     :raises ImproperlyConfigured: for an unknown option. A missing ``user_cls`` is found when mappers
         configure.
@@ -500,7 +554,8 @@ def remove_versioning(
 ) -> None:
     """Stop recording and remove every listener. What was recorded stays, and can be read.
 
-    :param mapper: accepted from the peers; what was listened to is known.
+    :param mapper: not needed; sqlalchemy-history and SQLAlchemy-Continuum have it.
     :param session: likewise.
+    :param manager: the manager to stop.
     """
     manager.stop()

@@ -12,8 +12,7 @@
     select(User).order_by(User.get_updated_at("name").desc())
 
 Both are right whatever makes the change: a flush, ``session.execute(update(User)...)``, an update
-by primary key, an upsert; see :mod:`sqlalchemy_history.stamp` for how. Nothing else is needed, in
-particular no ``make_versioned()``.
+by primary key, an upsert. Nothing else is needed, in particular no ``make_versioned()``.
 """
 
 from __future__ import annotations
@@ -107,8 +106,12 @@ def _time(text: str) -> datetime.datetime:
 class ChangeTrackingMixin:
     """Gives a model ``changes``: for each column attribute, the UTC time of its last change.
 
-    All that one flush changes has the same time. A value that is set to what it was is no change,
-    and what ``onupdate`` or a trigger adds to an UPDATE is none of the model's.
+    All that one flush changes has the same time. To set an attribute to the value that it has is no
+    change. What ``onupdate`` or a trigger changes along with an UPDATE does not count.
+
+    ``user.get_updated_at("name")`` is the time of one attribute as an aware datetime in UTC, and None
+    if it never had a value; ``User.get_updated_at("name")`` is the same in a statement, for
+    ``where()`` and ``order_by()``. A name that is no column attribute raises AttributeError.
     """
 
     if TYPE_CHECKING:
@@ -144,8 +147,8 @@ class ChangeTrackingMixin:
 class LastModifiedMixin:
     """Gives a model ``last_modified_at``: when it was inserted or last changed, aware, in UTC.
 
-    ``__last_modified_relations__`` names collections of which a change, an element more or less,
-    counts as one of the object too.
+    ``__last_modified_relations__`` is a tuple of names of collections: an element that is added or
+    removed there counts as a change of the object, too.
     """
 
     __last_modified_relations__: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from typing import Final
 
 
 class Operation:
-    """What a version records: plain integers, as they are stored."""
+    """What made a version: ``INSERT`` 0, ``UPDATE`` 1, ``DELETE`` 2; plain integers, as they are stored."""
 
     INSERT: Final = 0
     UPDATE: Final = 1

@@ -93,7 +93,7 @@ def time_machine(
 
 
 class TimeMachine:
-    """What :func:`time_machine` returns; enter it once."""
+    """What :func:`time_machine` returns, for one ``with`` or ``async with``."""
 
     def __init__(self, bind: Any, at: Moment, manager: VersioningManager | None) -> None:
         if not isinstance(bind, (Engine, Connection)) and not hasattr(bind, "sync_engine"):

@@ -104,10 +104,15 @@ def plan_of(entity: Any) -> ClassPlan:
     if cls is None:
         raise ClassNotVersioned(f"{entity!r} is no mapped class, nor an object or an alias of one")
     plan = class_plan(cls)
-    if plan is None or plan.version_class is None:
+    if plan is None:
         raise ClassNotVersioned(
             f"{cls.__name__} has no history; give the class a __versioned__ = {{}} and call "
             f"make_versioned() before mappers configure"
+        )
+    if plan.version_class is None:
+        raise ClassNotVersioned(
+            f"{cls.__name__} has no version class, as its option create_models=False says; read "
+            f"version_table({cls.__name__}.__table__), or leave the option out"
         )
     return plan
 

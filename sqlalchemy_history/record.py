@@ -32,10 +32,10 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.util import EMPTY_DICT
 
 from .operation import Operation
 from .plan import Key, TablePlan
+from .statement import plain
 from .unit_of_work import ConnectionUnit
 from .write import (
     TX,
@@ -123,12 +123,6 @@ def _without_history(target: Target) -> Target:
     """Those of the rows of which no version says anything."""
     known = target.plan.version.alias()
     return target.only(~exists().where(target.plan.same_key(known, target.live)))
-
-
-def plain(statement: Select[Any]) -> Select[Any]:
-    """A Core statement, also if its conditions come from an ORM one, whose criteria they hold."""
-    statement._propagate_attrs = EMPTY_DICT
-    return statement
 
 
 class Begun(NamedTuple):
@@ -251,9 +245,8 @@ class Recorder:
     def keep_old_of(self, unit: ConnectionUnit, plan: TablePlan, keys: Sequence[Key]) -> None:
         """``keep_old()`` of the rows with ``keys``."""
         live, writer = plan.parent, self.writer
-        for portion in writer.format(plan).portions(keys) if keys else ():
-            which = writer.key_clause(plan, live, "keys", False)
-            parameters = writer.key_parameters(plan, portion, "keys", False)
+        for parameters in writer.portions(plan, keys):
+            which = writer.key_clause(plan, live)
             target = Target(plan=plan, live=live, where=(which,), parameters=parameters)
             self.keep_old(unit, target)
 

@@ -41,6 +41,7 @@ Tree = dict[str, "Tree"]
 class Reverted(Told):
     """What a revert did to one object.
 
+    :ivar object: the live object.
     :ivar action: ``"created"``, ``"changed"``, ``"deleted"`` or ``"unchanged"``.
     :ivar changes: the attributes that were set; an old value that was not loaded shows as None.
         A relationship that changed shows as tuples of live objects.
@@ -58,9 +59,10 @@ class Reverted(Told):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class RevertReport(Told):
-    """What a revert did, object by object; the first one is the object of the version itself.
+    """What a revert did, object by object. Print it to read it.
 
-    Other objects are listed only if something was done to them. Print it to read it.
+    :ivar objects: a :class:`Reverted` for each object. The first one is about the object of the
+        version itself; others are there only if something was done to them.
     """
 
     objects: tuple[Reverted, ...]

@@ -34,11 +34,18 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapper, Session, SessionTransaction
 from sqlalchemy.sql import visitors
 
-from .bulk import criteria, is_of_flush, is_ordered, resolved, set_clause, table_of
 from .compare import identical
 from .listeners import Listeners
 from .mapping import column_properties, key_columns
-from .record import plain
+from .statement import (
+    criteria,
+    is_of_flush,
+    is_ordered,
+    plain,
+    resolved,
+    set_clause,
+    table_of,
+)
 
 _KEY: Final = "sqlalchemy_history.stamps"
 _ABOVE: Final = "sqlalchemy_history.stamps_above"

@@ -96,7 +96,7 @@ _NAIVE: Final = ("sqlite", "mysql", "mariadb")
 
 
 class AwareDateTime(UTCDateTime):
-    """An aware UTC datetime, also on databases that store none."""
+    """The type of a column of aware datetimes in UTC, also on databases that store no timezone."""
 
     cache_ok = True
 
@@ -139,15 +139,20 @@ def id_column(table_name: str, schema: str | None = None) -> Column[int]:
 
 
 class TransactionBase:
-    """Mixin of Transaction classes: ``id``, ``issued_at`` and what is common to all of them.
+    """Mixin of Transaction classes: the columns ``id`` and ``issued_at``, and what is below.
 
-    A Transaction class of your own adds columns to it::
+    ``issued_at`` is the time when the transaction wrote its first version, as a naive UTC datetime.
+    A Transaction class of your own adds columns::
 
         class Transaction(TransactionBase, Base):
             __tablename__ = "transaction"
+            remote_addr = mapped_column(String(50))
             reason = mapped_column(String(200))
 
         versioning_manager.transaction_cls = Transaction
+
+    It has the columns that you declare. If it is to have ``user_id``, ``user`` or ``remote_addr``,
+    declare them, too: ``user_cls`` is about the class that is made for you.
     """
 
     __allow_unmapped__ = True
@@ -192,7 +197,7 @@ class TransactionBase:
                 f"session.add() it, or ask before the session is closed"
             )
         result = {}
-        for plan in self.__versioning_manager__.root_plans():
+        for plan in self.__versioning_manager__.root_plans(session):
             cls: Any = plan.version_class
             versions = session.scalars(select(cls).where(plan.transaction_id == self.id)).all()
             if versions:
@@ -210,6 +215,8 @@ class TransactionBase:
 
 class TransactionFactory:
     """Makes the Transaction class of a manager.
+
+    Assign one to ``versioning_manager.transaction_cls`` before the models are used, to choose.
 
     :param remote_addr: whether it has the column ``remote_addr VARCHAR(50)``.
     :param timezone: ``True`` makes ``issued_at`` an aware UTC datetime; by default it is naive UTC.

@@ -33,8 +33,9 @@ _Place = tuple[TablePlan, Key]
 class Conflict:
     """Something that was changed after the transaction that is to be undone.
 
-    :ivar version: what the transaction wrote.
-    :ivar attribute: None if it is about the object as a whole.
+    :ivar version: the version that the transaction wrote.
+    :ivar attribute: the attribute that was changed later; None if it is about the whole object.
+    :ivar reason: what was done later, for people.
     """
 
     version: Any
@@ -46,7 +47,7 @@ class Conflict:
 
 
 class RevertConflict(ReverterException):
-    """Later changes are in the way of an undo; ``conflicts`` lists them."""
+    """Later changes are in the way of an undo; ``conflicts`` is a tuple of :class:`Conflict`."""
 
     def __init__(self, conflicts: Sequence[Conflict]) -> None:
         lines = "\n".join(f"  {conflict}" for conflict in conflicts)
@@ -59,7 +60,12 @@ class RevertConflict(ReverterException):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class UndoReport(RevertReport):
-    """What :func:`revert_transaction` did, or would do, and what was in the way of it."""
+    """What :func:`revert_transaction` did, or with ``dry_run=True`` would do. Print it to read it.
+
+    :ivar objects: a :class:`~sqlalchemy_history.Reverted` for each object.
+    :ivar conflicts: a :class:`Conflict` for each later change that is in the way; with
+        ``overwrite=True`` they were undone, too.
+    """
 
     conflicts: tuple[Conflict, ...] = ()
 
@@ -125,19 +131,19 @@ class _Link:
 def revert_transaction(
     session: Session, tx: Any, *, dry_run: bool = False, overwrite: bool = False
 ) -> UndoReport:
-    """Undo all that a transaction did: a transaction of its own, which can be undone in its turn.
+    """Undo all that a transaction did. The undo is a transaction of its own, and can be undone, too.
 
-    What it made is deleted, what it deleted is made again with its keys, and the columns that it
-    changed get back what they had; links of many-to-many relationships likewise. The session is
-    flushed as foreign keys want it, and not committed.
+    What the transaction made is deleted, what it deleted is made again with its keys, and the columns
+    that it changed get back the values from before. The same goes for links of many-to-many
+    relationships. The session is flushed, in an order that foreign keys allow, and not committed.
 
     :param tx: a Transaction.
     :param dry_run: change nothing, and report what would be done, conflicts included. Objects that
-        would be made show as their versions.
-    :param overwrite: undo also what was changed in the same columns after the transaction, and
-        delete what it made with what that has got since.
-    :raises RevertConflict: if there is such a thing, and ``overwrite`` is not set. Nothing is done
-        then.
+        would be made again are shown as their versions.
+    :param overwrite: undo later changes of the same columns as well; and of objects that the
+        transaction made, delete also what was added to them later.
+    :raises RevertConflict: if there are such later changes, and ``overwrite`` is not set. Nothing is
+        done then.
     :raises ReverterException: if ``tx`` is no Transaction.
     """
     refuse_async(session, "revert_transaction")
@@ -147,11 +153,11 @@ def revert_transaction(
             f"revert_transaction() needs a Transaction, not {tx!r}; "
             f"session.get(transaction_class(Article), id) loads one"
         )
-    plans: list[ClassPlan] = manager.root_plans()
+    plans: list[ClassPlan] = manager.root_plans(session)
     conflicts: list[Conflict] = []
     steps = [step for plan in plans for step in _steps(session, plan, tx.id, conflicts)]
     links = [
-        link for plan in manager.models.associations.values() for link in _links(session, plan, tx)
+        link for plan in manager.association_plans(session) for link in _links(session, plan, tx)
     ]
     conflicts += _built_upon(session, steps, links)
     if dry_run:
@@ -396,7 +402,14 @@ def _refers(steps: Iterable[_Step], to: _Step) -> bool:
 
 def _links(session: Session, plan: TablePlan, tx: Any) -> Iterator[_Link]:
     statement = select(plan.version).where(plan.tx == tx.id)
-    for row in session.execute(statement, bind_arguments={"clause": plan.parent}).mappings():
+    # a session may have binds for classes alone
+    owners = (
+        owner.mapper
+        for owner in plan.manager.class_plans()
+        if any(prop.secondary is plan.parent for prop in owner.mapper.relationships)
+    )
+    where: Any = {"mapper": next(owners, None)}
+    for row in session.execute(statement, bind_arguments=where).mappings():
         operation = row[plan.op]
         if operation != Operation.UPDATE:
             values = {live.key: row[version] for live, version in plan.columns}

@@ -309,7 +309,10 @@ class Saved:
 
 
 class UnitOfWork:
-    """One session's transaction, as far as one manager's versioning goes."""
+    """What a manager knows of the transaction that a session is in.
+
+    ``versioning_manager.unit_of_work(session)`` gives it; it ends with the transaction.
+    """
 
     __slots__ = ("__weakref__", "connections", "flush_context", "manager", "session")
 
@@ -373,7 +376,7 @@ class UnitOfWork:
 
     @property
     def current_transaction(self) -> Any:
-        """The Transaction object of this database transaction, None while there is none."""
+        """The Transaction object of this database transaction; None as long as there is none."""
         for unit in self.connections.values():
             self.manager.native.read_transaction(unit)
             if unit.tx is not None:

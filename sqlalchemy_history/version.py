@@ -123,7 +123,7 @@ class VersionBase(query.VersionEntity):
 
     @property
     def index(self) -> int:
-        """The position of this version among those of its object, from 0."""
+        """The position of this version among the versions of its object; the first has 0."""
         session, key = self._session_and_key()
         chain = self._chain(session, key)
         i = None if chain is None else chain.position(self)
@@ -150,11 +150,13 @@ class VersionBase(query.VersionEntity):
     def revert(self, relations: Sequence[str] = (), only: Sequence[str] = ()) -> RevertReport:
         """Make the live object equal to this version; a deleted one comes back with its key.
 
-        Nothing is flushed; the session does that as with any other change.
+        A version that is a DELETE deletes the live object. Nothing is flushed: commit it as any other
+        change.
 
         :param relations: names of relationships (dotted paths) to take back as well.
         :param only: the attributes to take back; all of them by default.
-        :raises ReverterException: for a name that the class does not have.
+        :raises ReverterException: for a name that the class does not have, and for a version that is
+            in no session.
         """
         from .revert import revert  # noqa: PLC0415 - a program may never revert
 
@@ -178,7 +180,7 @@ class VersionBase(query.VersionEntity):
     async def arevert(
         self, relations: Sequence[str] = (), only: Sequence[str] = ()
     ) -> RevertReport:
-        """:meth:`revert` in an async session; what it needs is loaded."""
+        """``await version.arevert(...)``: :meth:`revert` in an async session."""
         from sqlalchemy.util.concurrency import greenlet_spawn  # noqa: PLC0415 - asyncio alone needs greenlet
 
         return await greenlet_spawn(self.revert, relations, only)
@@ -190,7 +192,9 @@ class VersionBase(query.VersionEntity):
 
     @classmethod
     def version_at(cls, session: Session, identity: Any, transaction_id: int) -> Self | None:
-        """The version of one object that was the latest after a transaction, or None.
+        """The latest version of one object after a transaction; None if there was none yet.
+
+        A deleted object has one, too: the DELETE.
 
         :param identity: ``{"id": 5}``, the value of a single key, or a tuple of values.
         """
@@ -213,6 +217,9 @@ class VersionBase(query.VersionEntity):
         """The versions of one object, the latest first.
 
         :param identity: ``{"id": 5}``, the value of a single key, or a tuple of values.
+        :param limit: at most so many versions.
+        :param offset: leave out so many of the first.
+        :param desc: ``False``: the oldest first.
         :param link: read ahead, so that ``previous``, ``next``, ``index`` and ``changeset`` of what
             is returned cost no query.
         """

@@ -84,7 +84,7 @@ class WriteOnlyVersions:
 
 
 class VersionQuery(Query[V]):
-    """The versions of one object in the order of their transactions: a query, and a statement.
+    """The versions of one object in the order of their transactions.
 
     An object that was never in a session has none.
     """
@@ -111,13 +111,13 @@ class VersionQuery(Query[V]):
         self._order_by_clauses = (plan.transaction_id,)
 
     def select(self: Selectable[Statement]) -> Statement:
-        """The versions as a ``Select``, for ``session.scalars()`` of either kind of session."""
+        """The versions as a ``Select``, for ``session.scalars()`` of any session, async ones included."""
         query: Any = self
         statement: Statement = query.statement.execution_options(populate_existing=True)
         return statement
 
     def count(self) -> int:
-        """How many they are."""
+        """How many versions there are."""
         return super().count() if self._is_in_session() else 0
 
     @overload

@@ -59,6 +59,10 @@ class Watch:
                 },
             )
 
+    def engines(self) -> list[Engine]:
+        """The engines that are watched."""
+        return list(self._engines)
+
     def stop(self) -> None:
         """Watch nothing any more."""
         self._engines.clear()

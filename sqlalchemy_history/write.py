@@ -15,7 +15,7 @@ per table and dialect; the rows never pass through Python.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -176,11 +176,14 @@ class Writer:
         fresh: Mapping[TablePlan, Changes],
         new_row: Callable[[], TransactionRow],
     ) -> None:
-        old_tx = unit.tx is not None
-        if not old_tx and not self._begin_transaction(unit, fresh, new_row()):
-            return
-        check_order = old_tx and not self._serial
+        check_order = unit.tx is not None and not self._serial
         in_vain = False
+        if unit.tx is None:
+            condition = self._is_something_changed(fresh)
+            table = next(iter(fresh)).transaction
+            if not self.create_transaction(unit, table, new_row(), condition):
+                return
+            in_vain = condition is None and not any(c.certain for c in fresh.values())
         for plan, changes in fresh.items():
             before = [*changes.updated, *changes.unsure, *changes.deleted]
             again: Sequence[Key] = ()
@@ -188,24 +191,27 @@ class Writer:
                 again = self._used_before(unit, plan, changes.inserted, others=bool(before))
                 before += again
             if check_order and not plan.strategy.has_end:
-                self._stay_behind_latest(unit, plan, before)
+                self._stay_behind(unit, plan, before)
             self._close(unit, plan, changes, again)
             in_vain |= self._open(unit, plan, changes)
             if check_order and plan.strategy.has_end:
-                self._stay_behind_closed(unit, plan, before)
+                self._stay_behind(unit, plan, before)
         if in_vain:
             self.forget_empty_transaction(unit)
 
     # -- 1. the transaction row
 
-    def _begin_transaction(
-        self, unit: ConnectionUnit, fresh: Mapping[TablePlan, Changes], row: TransactionRow
-    ) -> bool:
-        """Insert the transaction row; False if the database says that nothing has changed."""
-        table = next(iter(fresh)).transaction
-        if any(changes.certain for changes in fresh.values()):
-            return self.create_transaction(unit, table, row)
+    def _is_something_changed(self, fresh: Mapping[TablePlan, Changes]) -> _Condition | None:
+        """The question whether anything in ``fresh`` has changed.
+
+        None where that is certain, or where there are more keys than a statement takes.
+        """
         roots = {plan: c.unsure for plan, c in fresh.items() if plan is plan.hierarchy[0]}
+        count = sum(map(len, roots.values()))
+        if any(
+            changes.certain or not self.format(plan).fits(count) for plan, changes in fresh.items()
+        ):
+            return None
         shape = tuple((plan, len(keys) == 1) for plan, keys in roots.items())
         parameters: dict[str, Any] = {"history__tx": None}
         for i, (plan, one) in enumerate(shape):
@@ -221,7 +227,7 @@ class Writer:
                 )
             )
 
-        return self.create_transaction(unit, table, row, _Condition(shape, something, parameters))
+        return _Condition(shape, something, parameters)
 
     # -- 2. close
 
@@ -283,16 +289,12 @@ class Writer:
             return keys
         statement = self.built(
             ("used", plan),
-            lambda: (
-                select(*plan.keys_of(v)).where(self.key_clause(plan, v, "keys", False)).distinct()
-            ),
+            lambda: select(*plan.keys_of(v)).where(self.key_clause(plan, v)).distinct(),
         )
         return [
             as_key(row)
-            for portion in self.format(plan).portions(keys)
-            for row in unit.connection.execute(
-                statement, self.key_parameters(plan, portion, "keys", False)
-            )
+            for parameters in self.portions(plan, keys)
+            for row in unit.connection.execute(statement, parameters)
         ]
 
     # -- 3. open
@@ -306,30 +308,33 @@ class Writer:
         }
         groups = {name: keys for name, keys in groups.items() if keys}
         expected = sum(map(len, groups.values()))
-        written = 0
-        if len(groups) == 1:
-            [(name, keys)] = groups.items()
-            written = self._by_keys(
-                unit,
-                plan,
-                keys,
-                ("open", name),
-                lambda key: self._open_statement(plan, {name: key}),
-            )
+        if len(groups) > 1 and self.format(plan).fits(expected):
+            written = self._open_together(unit, plan, groups)
         else:
-            parameters: dict[str, Any] = {"history__tx": unit.tx}
-            for name, keys in groups.items():
-                parameters |= self.key_parameters(plan, keys, name, False)
-            written = self._run(
-                unit,
-                ("open", plan, tuple(groups)),
-                lambda: self._open_statement(
-                    plan,
-                    {name: partial(self._one_of_many, plan, name) for name in groups},
-                ),
-                parameters,
-            ).rowcount
+            written = sum(self._open_group(unit, plan, *group) for group in groups.items())
         return self.after_open(unit, plan, changes, written == expected)
+
+    def _open_group(
+        self, unit: ConnectionUnit, plan: TablePlan, name: str, keys: Sequence[Key]
+    ) -> int:
+        return self._by_keys(
+            unit, plan, keys, ("open", name), lambda key: self._open_statement(plan, {name: key})
+        )
+
+    def _open_together(
+        self, unit: ConnectionUnit, plan: TablePlan, groups: Mapping[str, Sequence[Key]]
+    ) -> int:
+        parameters: dict[str, Any] = {"history__tx": unit.tx}
+        for name, keys in groups.items():
+            parameters |= self.key_parameters(plan, keys, name)
+        clauses = {name: partial(self.key_clause, plan, name=name) for name in groups}
+        opened = self._run(
+            unit,
+            ("open", plan, tuple(groups)),
+            lambda: self._open_statement(plan, clauses),
+            parameters,
+        )
+        return opened.rowcount
 
     def after_open(
         self, unit: ConnectionUnit, plan: TablePlan, changes: Changes, complete: bool
@@ -448,13 +453,12 @@ class Writer:
         v = plan.version
         end = plan.end_of(v) if plan.strategy.has_end else null()
         columns = plan.tx_of(v), end, *plan.keys_of(v)
-        which = self.key_clause(plan, v, "keys", False)
+        which = self.key_clause(plan, v)
         # ours may be about to move behind the others
         order = case((plan.tx_of(v) == TX, 1), else_=0), plan.tx_of(v)
         statement = self.current(select(*columns).where(which).order_by(*order))
         found: dict[Key, tuple[int, int | None]] = {}
-        for portion in self.format(plan).portions(keys):
-            parameters = self.key_parameters(plan, portion, "keys", False)
+        for parameters in self.portions(plan, keys):
             rows: Any = unit.connection.execute(statement, parameters | {"history__tx": unit.tx})
             for tx, ended, *key in rows:
                 found[as_key(key)] = tx, ended
@@ -471,18 +475,15 @@ class Writer:
         doubtful = [key for key, operation in known.items() if operation == MAYBE]
         if doubtful:
             v = plan.version
-            format_ = self.format(plan)
+            statement = self.built(
+                ("recorded", plan),
+                lambda: select(plan.op_of(v), *plan.keys_of(v)).where(
+                    plan.tx_of(v) == TX, self.key_clause(plan, v)
+                ),
+            )
             found: dict[Key, int] = {}
-            for portion in format_.portions(doubtful):
-                rows = unit.connection.execute(
-                    self.built(
-                        ("recorded", plan),
-                        lambda: select(plan.op_of(v), *plan.keys_of(v)).where(
-                            plan.tx_of(v) == TX, self.key_clause(plan, v, "keys", False)
-                        ),
-                    ),
-                    self.key_parameters(plan, portion, "keys", False) | {"history__tx": unit.tx},
-                )
+            for parameters in self.portions(plan, doubtful):
+                rows = unit.connection.execute(statement, parameters | {"history__tx": unit.tx})
                 found.update((as_key(key), operation) for operation, *key in rows)
             for key in doubtful:
                 if key in found:
@@ -560,9 +561,8 @@ class Writer:
             if plan is not plan.hierarchy[0]:
                 continue
             equal: list[Key] = []
-            for portion in self.format(plan).portions(amendment.settle):
-                statement = self.built(("settle", plan), partial(self._settle_statement, plan))
-                parameters = self.key_parameters(plan, portion, "keys", False)
+            statement = self.built(("settle", plan), partial(self._settle_statement, plan))
+            for parameters in self.portions(plan, amendment.settle):
                 rows = unit.connection.execute(statement, parameters | {"history__tx": unit.tx})
                 equal.extend(as_key(row) for row in rows)
             if equal:
@@ -573,7 +573,7 @@ class Writer:
 
     def _settle_statement(self, plan: TablePlan) -> Executable:
         own = plan.version.alias("own")
-        which = self.key_clause(plan, own, "keys", False)
+        which = self.key_clause(plan, own)
         return select(*plan.keys_of(own)).where(which, self.is_settled(plan, own))
 
     def is_settled(self, plan: TablePlan, own: FromClause) -> ColumnElement[bool]:
@@ -664,60 +664,33 @@ class Writer:
 
         def build() -> Select[Any]:
             rows: Select[Any] = select(literal_column("1"))
-            rows = rows.where(self.key_clause(plan, live, "keys", False))
+            rows = rows.where(self.key_clause(plan, live))
             # what SQLAlchemy calls key_share is NO KEY UPDATE, which only PostgreSQL has
             locked = rows.with_for_update(key_share=keeps_keys).subquery()
             return select(func.count()).select_from(locked)
 
-        for portion in self.format(plan).portions(keys) if keys and self.locks else ():
-            statement = self.built(("lock", plan, keeps_keys), build)
-            unit.connection.execute(statement, self.key_parameters(plan, portion, "keys", False))
+        for parameters in self.portions(plan, keys) if self.locks else ():
+            unit.connection.execute(self.built(("lock", plan, keeps_keys), build), parameters)
 
     def current(self, statement: Select[Any]) -> Select[Any]:
         """``statement`` as a read of what is committed now, not when the transaction began."""
         return statement.with_for_update(read=True) if self._locks_gaps else statement
 
-    def _stay_behind_latest(
-        self, unit: ConnectionUnit, plan: TablePlan, keys: Sequence[Key]
-    ) -> None:
+    def _stay_behind(self, unit: ConnectionUnit, plan: TablePlan, keys: Sequence[Key]) -> None:
+        """Move behind whoever wrote the versions of ``keys`` that ours follow."""
         v = plan.version
-        self._stay_behind(
-            unit,
-            plan,
-            keys,
-            lambda key: self.current(select(func.max(plan.tx_of(v))).where(key(v))),
-        )
 
-    def _stay_behind_closed(
-        self, unit: ConnectionUnit, plan: TablePlan, keys: Sequence[Key]
-    ) -> None:
-        v = plan.version
-        self._stay_behind(
-            unit,
-            plan,
-            keys,
-            lambda key: select(func.max(plan.tx_of(v))).where(key(v), plan.end_of(v) == TX),
-        )
+        def build() -> Select[Any]:
+            newest = select(func.max(plan.tx_of(v))).where(self.key_clause(plan, v))
+            if plan.strategy.has_end:
+                return newest.where(plan.end_of(v) == TX)
+            return self.current(newest)
 
-    def _stay_behind(
-        self,
-        unit: ConnectionUnit,
-        plan: TablePlan,
-        keys: Sequence[Key],
-        build: Callable[[Callable[[FromClause], ColumnElement[bool]]], Select[Any]],
-    ) -> None:
         newest = 0
-        for portion in self.format(plan).portions(keys) if keys else ():
-            statement = self.built(
-                ("newest", plan, plan.strategy.has_end),
-                lambda: build(lambda from_: self.key_clause(plan, from_, "keys", False)),
-            )
-            parameters = self.key_parameters(plan, portion, "keys", False)
-            newest = max(
-                newest,
-                unit.connection.execute(statement, parameters | {"history__tx": unit.tx}).scalar()
-                or 0,
-            )
+        for parameters in self.portions(plan, keys):
+            statement = self.built(("newest", plan), build)
+            found = unit.connection.scalar(statement, parameters | {"history__tx": unit.tx})
+            newest = max(newest, found or 0)
         assert unit.tx is not None
         if newest > unit.tx:
             self.move_behind(unit, newest, {plan})
@@ -757,11 +730,8 @@ class Writer:
             connection.execute(update(v).where(plan.tx_of(v) == old).values({plan.tx: new}))
             if plan.strategy.has_end:
                 # not by a subquery: MariaDB would go through the whole table, and lock it
-                ends = update(v).where(
-                    self.key_clause(plan, v, "keys", False), plan.end_of(v) == old
-                )
-                for portion in self.format(plan).portions(keys):
-                    parameters = self.key_parameters(plan, portion, "keys", False)
+                ends = update(v).where(self.key_clause(plan, v), plan.end_of(v) == old)
+                for parameters in self.portions(plan, keys):
                     connection.execute(ends.values({plan.end: new}), parameters)
         unit.work.manager.transaction_moved(unit, old, new)
         connection.execute(delete(table).where(table.c.id == old))
@@ -851,22 +821,24 @@ class Writer:
         return format_
 
     def key_clause(
-        self, plan: TablePlan, from_: FromClause, name: str, one: bool
+        self, plan: TablePlan, from_: FromClause, name: str = "keys", one: bool = False
     ) -> ColumnElement[bool]:
         """The row of ``from_`` is one of the keys in the parameters ``name``."""
         format_ = self.format(plan)
         return (format_.one if one else format_.many)(plan.keys_of(from_), name)
 
-    def _one_of_many(self, plan: TablePlan, name: str, from_: FromClause) -> ColumnElement[bool]:
-        return self.key_clause(plan, from_, name, False)
-
     def key_parameters(
-        self, plan: TablePlan, keys: Sequence[Key], name: str, one: bool
+        self, plan: TablePlan, keys: Sequence[Key], name: str = "keys", one: bool = False
     ) -> dict[str, Any]:
+        """The parameters of ``key_clause()``."""
         format_ = self.format(plan)
         if one:
             return format_.one_parameters(keys[0], name)
         return format_.many_parameters(keys, name)
+
+    def portions(self, plan: TablePlan, keys: Sequence[Key]) -> Iterator[dict[str, Any]]:
+        """Parameters of ``key_clause(plan, ...)``, of as many of ``keys`` at once as a statement takes."""
+        return (self.key_parameters(plan, some) for some in self.format(plan).portions(keys))
 
     def _by_keys(
         self,

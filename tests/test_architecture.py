@@ -46,6 +46,7 @@ LEVELS = [
     "versions",
     "mapping",
     "models",
+    "statement",
     "unit_of_work",
     "capture",
     "write",

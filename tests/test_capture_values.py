@@ -7,6 +7,8 @@ import decimal
 import enum
 import ipaddress
 import json
+import sqlite3
+import sys
 import uuid
 from typing import Any
 
@@ -229,6 +231,55 @@ def keyed_twice(base: Any, type_: Any) -> Any:
         value = mapped_column(sa.String(20))
 
     return Thing
+
+
+@pytest.fixture
+def few_parameters(engine) -> None:
+    """A statement takes as few parameters as in an old SQLite, or in SQL Server."""
+    if sys.version_info < (3, 11):
+        pytest.skip("sqlite3 has no setlimit()")
+    with engine.connect() as connection:
+        limited = connection.connection.driver_connection
+        limited.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
+
+
+@sqlite_only
+def test_more_keys_than_a_statement_takes(versioning, Base, open_session, few_parameters) -> None:
+    """Keys that are parameters of their own go in as many statements as they need."""
+    Thing = keyed(Base, sa.LargeBinary(16))
+    session = open_session()
+    things = [Thing(id=b"%d" % number, value="a") for number in range(2_000)]
+    session.add_all(things)
+    session.commit()
+    for thing in session.scalars(sa.select(Thing)).all():
+        if thing.id.endswith(b"0"):
+            session.delete(thing)
+        else:
+            thing.value = "b"
+    session.add_all(Thing(id=b"new %d" % number) for number in range(1_000))
+    session.commit()
+    operations = [operation for _, operation, _ in history(session, Thing, "id")]
+    assert [operations.count(kind) for kind in (INSERT, UPDATE, DELETE)] == [3_000, 1_800, 200]
+
+
+@sqlite_only
+def test_more_doubtful_keys_than_a_statement_takes(
+    versioning, Base, open_session, few_parameters
+) -> None:
+    """What only the database can compare is recorded if it differs, and leaves nothing if not."""
+    Thing = keyed(Base, sa.LargeBinary(16))
+    session = open_session()
+    session.add_all(Thing(id=b"%d" % number, value="a") for number in range(2_000))
+    session.commit()
+    keys_only = sa.select(Thing).options(sa.orm.load_only(Thing.id))
+    for value in ("a", "b"):
+        session.expunge_all()
+        for thing in session.scalars(keys_only).all():
+            thing.value = value if thing.id.endswith(b"0") else "a"
+        session.commit()
+    assert count_transactions(session, Thing) == 2
+    operations = [operation for _, operation, _ in history(session, Thing, "id")]
+    assert [operations.count(kind) for kind in (INSERT, UPDATE)] == [2_000, 200]
 
 
 @pytest.mark.parametrize("build", [keyed, keyed_twice])

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import mapped_column, relationship
 
 from chain import DELETE, INSERT, UPDATE, count_transactions, history, laws
-from sqlalchemy_history import transaction_context
+from sqlalchemy_history import make_versioned, transaction_context
 
 __all__ = ["laws"]
 
@@ -188,6 +188,14 @@ class TestWatch:
         assert found == [(2, UPDATE, 3, 9), (2, INSERT, 4, 4), (3, DELETE, 4, 4)]
         assert [row[:3] for row in history(engine_, links)[2:]] == [(2, DELETE, 1), (2, DELETE, 1)]
         assert count_transactions(engine_, table) == 3
+
+    def test_a_second_call_of_make_versioned(self, engine_, models, versioning) -> None:
+        """It changes settings, and what was watched still is."""
+        table = models[0]
+        make_versioned(manager=versioning, user_cls=None)
+        with engine_.begin() as connection:
+            connection.execute(sa.update(table).where(table.c.n == 1).values(n=9))
+        assert [row for row in history(engine_, table) if row[0] > 1] == [(2, UPDATE, 1, 9)]
 
     def test_savepoints(self, engine_, models) -> None:
         """A savepoint that is rolled back takes what it recorded along."""

@@ -17,7 +17,6 @@ from sqlalchemy.orm import Mapped, MappedAsDataclass, Session, mapped_column, re
 
 from sqlalchemy_history import VersioningManager, make_versioned, remove_versioning, stamp, verify
 from sqlalchemy_history.mixins import ChangeTrackingMixin, LastModifiedMixin
-from sqlalchemy_history.transaction import AwareDateTime
 
 ROOT = Path(__file__).resolve().parent.parent
 UTC = datetime.timezone.utc
@@ -648,15 +647,10 @@ def test_migration_of_the_how_to(engine: Any, Base: Any) -> None:
     with engine.begin() as connection:
         before.create_all(connection)
         connection.execute(users.insert().values(name="old"))
-        operations = Operations(MigrationContext.configure(connection))
-        names: dict[str, Any] = {
-            "op": operations,
-            "sa": sa,
-            "datetime": datetime,
-            "AwareDateTime": AwareDateTime,
-        }
+        names: dict[str, Any] = {}
         exec(textwrap.dedent(code), names)
-        names["upgrade"]()
+        with Operations.context(MigrationContext.configure(connection)):
+            names["upgrade"]()
     columns = {c["name"]: c["nullable"] for c in sa.inspect(engine).get_columns("user_account")}
     assert {name: columns[name] for name in ("changes", "last_modified_at")} == {
         "changes": User.__table__.c.changes.nullable,

@@ -16,8 +16,10 @@ from chain import DELETE, INSERT, UPDATE, count_transactions, history, laws
 from sqlalchemy_history import (
     ImproperlyConfigured,
     as_of,
+    repair,
     transaction_class,
     transaction_context,
+    verify,
     version_class,
     versioning_manager,
 )
@@ -867,6 +869,76 @@ def by_statement(session: Any, Article: Any) -> None:
 
 def by_text(session: Any, Article: Any) -> None:
     session.execute(sa.text("UPDATE article SET name = 'first'"))
+
+
+@pytest.mark.parametrize("owner_is_native", [True, False])
+def test_an_association_table_has_the_option_of_the_class_with_the_relationship(
+    Base: Any, versioning: Any, open_session: Any, engine: Any, owner_is_native: bool
+) -> None:
+    """What another client does to links is recorded if that class has the option, and only then."""
+    links = sa.Table(
+        "article_tag",
+        Base.metadata,
+        sa.Column("article_id", sa.ForeignKey("article.id"), primary_key=True),
+        sa.Column("tag_id", sa.ForeignKey("tag.id"), primary_key=True),
+    )
+
+    class Tag(Base):
+        __tablename__ = "tag"
+        __versioned__ = {"native_versioning": not owner_is_native}
+        id = mapped_column(sa.Integer, primary_key=True, autoincrement=False)
+
+    class Article(Base):
+        __tablename__ = "article"
+        __versioned__ = {"native_versioning": owner_is_native}
+        id = mapped_column(sa.Integer, primary_key=True, autoincrement=False)
+        tags = relationship(Tag, secondary=links)
+
+    session = open_session()
+    session.add(Article(id=1, tags=[Tag(id=2)]))
+    session.commit()
+    for entity in (Article, Tag, links):
+        assert [row[:2] for row in history(engine, entity)] == [(1, INSERT)]
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM article_tag")
+    gone = [(2, DELETE)] if owner_is_native else []
+    assert [row[:2] for row in history(engine, links)] == [(1, INSERT), *gone]
+    found = [finding.kind for finding in verify(session, Article)]
+    assert found == ([] if owner_is_native else ["gone without DELETE"])
+    repair(session, Article)
+    session.commit()
+
+
+@pytest.mark.parametrize("statement", [sa.delete, sa.update])
+def test_a_statement_and_the_triggers_that_it_sets_off_share_a_transaction(
+    Article: Any, Base: Any, open_session: Any, engine: Any, statement: Any
+) -> None:
+    """A session records rows of which the database cascades to a table with triggers."""
+
+    class Topic(Base):
+        __tablename__ = "topic"
+        __versioned__ = {"native_versioning": False}
+        id = mapped_column(sa.Integer, primary_key=True, autoincrement=False)
+
+    class Note(Base):
+        __tablename__ = "note"
+        __versioned__ = {}
+        id = mapped_column(sa.Integer, primary_key=True, autoincrement=False)
+        topic_id = mapped_column(sa.ForeignKey("topic.id", ondelete="CASCADE", onupdate="CASCADE"))
+
+    session = open_session()
+    session.add(Topic(id=1))
+    session.flush()
+    session.add(Note(id=5, topic_id=1))
+    session.commit()
+    changed = statement(Topic).where(Topic.id == 1)
+    with transaction_context(remote_addr="here"):
+        session.execute(changed if statement is sa.delete else changed.values(id=2))
+        session.commit()
+    ends = [(tx, operation) for tx, operation, *_ in history(engine, Note)]
+    assert ends == [(1, INSERT), (2, DELETE if statement is sa.delete else UPDATE)]
+    assert {tx for tx, *_ in history(engine, Topic)} == {1, 2}
+    assert count_transactions(engine, Article) == 2
 
 
 @pytest.mark.backends("postgresql")  # elsewhere nothing overtakes, or it goes on under a new id

@@ -24,8 +24,12 @@ from sqlalchemy_history import (
     VersioningManager,
     get_versioning_manager,
     make_versioned,
+    prune,
     remove_versioning,
+    repair,
+    revert_transaction,
     transaction_class,
+    verify,
     version_class,
     version_table,
 )
@@ -411,6 +415,54 @@ class TestSideBySide:
             [version] = session.get(Tag, 1).versions
             assert version.transaction.changed_entities == {version_class(Tag): [version]}
             assert names(session.scalars(sa.select(version_class(Article)))) == ["a"]
+        other.dispose()
+
+    @pytest.mark.parametrize("by", ["bind", "binds"])
+    def test_a_session_for_each_database_of_one_manager(
+        self, make_base: Any, versioning: Any, engine: sa.Engine, by: str
+    ) -> None:
+        """What looks at all models leaves out those whose tables are in another database."""
+        bases = make_base(), make_base()
+        other = sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool)
+        models = []
+        for name, base in zip(("page", "sheet"), bases, strict=True):
+            links = sa.Table(
+                f"{name}_link",
+                base.metadata,
+                sa.Column("one", sa.ForeignKey(f"{name}.id"), primary_key=True),
+                sa.Column("other", sa.ForeignKey(f"{name}.id"), primary_key=True),
+            )
+            attributes = {
+                "__tablename__": name,
+                "__versioned__": {},
+                "id": mapped_column(sa.Integer, primary_key=True),
+                "name": mapped_column(sa.String(20)),
+                "others": orm.relationship(
+                    name.title(),
+                    secondary=links,
+                    primaryjoin=f"{name.title()}.id == {name}_link.c.one",
+                    secondaryjoin=f"{name.title()}.id == {name}_link.c.other",
+                ),
+            }
+            models.append(type(name.title(), (base,), attributes))
+        engines = engine, other
+        for base, bind in zip(bases, engines, strict=True):
+            base.metadata.create_all(bind)
+        for model, base, bind in zip(models, bases, engines, strict=True):
+            with Session(bind) if by == "bind" else Session(binds={base: bind}) as session:
+                one = model(id=1, name="a")
+                session.add(one)
+                session.commit()
+                one.name, one.others = "b", [one]
+                session.commit()
+                last = one.versions[1].transaction
+                assert list(last.changed_entities) == [version_class(model)]
+                [change] = revert_transaction(session, last).objects
+                assert (change.action, one.name, one.others) == ("changed", "a", [])
+                session.commit()
+                assert verify(session, model) == repair(session, model) == []
+                assert prune(session, model, keep_last=1) == 2
+                session.commit()
         other.dispose()
 
     @pytest.mark.parametrize("order", [1, -1])

@@ -64,7 +64,7 @@ def lock_rows(work: Upkeep, root: TablePlan, keys: list[Key]) -> None:
     if work.connection.dialect.name == "sqlite":
         return
     for part in root.hierarchy[1:]:
-        which = work.writer.key_clause(part, part.parent, "keys", False)
+        which = work.writer.key_clause(part, part.parent)
         statement = select(*part.keys_of(part.parent)).where(which).with_for_update()
-        for parameters in work.key_parameters(part, keys):
+        for parameters in work.writer.portions(part, keys):
             work.connection.execute(statement, parameters).all()

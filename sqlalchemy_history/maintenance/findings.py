@@ -52,10 +52,10 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """Something that breaks a law of histories.
+    """Something that is wrong with a history.
 
-    :ivar kind: which law; see the how-to on upkeep.
-    :ivar severity: ``"error"``: history shows something wrong; ``"warning"``: it shows too little
+    :ivar kind: what is wrong; the how-to on upkeep has the list.
+    :ivar severity: ``"error"``: the history shows something wrong; ``"warning"``: it shows too little
         or too much; ``"note"``: it does no harm.
     :ivar table: the table that the version, the live row or the transaction is in.
     :ivar key: the key of the row that it is about; None for a transaction.
@@ -74,8 +74,8 @@ class Finding:
 def verify(session: Session, model: Any, *, limit: int | None = None) -> list[Finding]:
     """What is wrong with the history of ``model``; nothing is changed.
 
-    Every law is one query for each table, which finds only what breaks it, so the memory that it
-    takes depends on the damage, not on the history.
+    Each kind of damage is looked for by one query for each table. The database returns only what is
+    wrong, so the memory that it takes does not grow with the history.
 
     :param limit: stop after so many findings.
     :raises ClassNotVersioned: if the class has no history.

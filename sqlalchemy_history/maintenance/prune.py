@@ -39,7 +39,8 @@ def vacuum(
 ) -> int:
     """Remove the versions of ``model`` that say the same as the version before them.
 
-    The versions that stay are linked again, so that validities touch. Versions A, B, A all stay.
+    The version before is made valid until the next one that stays. Of versions A, B, A all stay. Of
+    a class with ``track_relations`` all versions stay.
 
     :param yield_per: how many versions are removed by one statement.
     :param commit: commit after each batch.
@@ -133,14 +134,15 @@ def prune(
     commit: bool = False,
     progress: ProgressCallback | None = None,
 ) -> int:
-    """Remove old versions of ``model``; what is left is right for every moment of its window.
+    """Remove old versions of ``model``.
 
-    A version that was still valid at ``before`` stays, whenever it was made, so ``as_of()`` shows
-    the same as ever from there on. Of an object that was deleted by then nothing stays. Transaction
-    rows that no version and no other table needs any more go as well, with ``before`` also those
-    that have become orphans in another way.
+    A version that was still valid at ``before`` stays, whenever it was made: from that moment on,
+    ``as_of()`` shows the same as it did. Of an object that was deleted by then nothing stays.
+    Transaction rows that no version and no other table refers to any more are removed as well; with
+    ``before``, all of that time that nothing refers to.
 
-    :param before: a Transaction, its id or an aware datetime: the begin of what is kept.
+    :param before: the moment from which on history is kept: a Transaction, its id or an aware
+        datetime.
     :param keep_last: keep this many versions of each object, however old they are. Without
         ``before``, all others go. Since kept versions may be of any age, the history of association
         tables is left alone then.

@@ -25,19 +25,19 @@ def redact(
 ) -> int:
     """Erase values of one object from all of its versions, and from the live row if there is one.
 
-    The last version says what the live row says, so erasing the one and keeping the other would be
-    of no use. Plugins erase what they keep of it (:meth:`Plugin.redacted
-    <sqlalchemy_history.plugins.Plugin.redacted>`). The key stays, in versions and in the tables of
-    plugins. The versions stay, so it can still be seen that the object was changed, and by whom.
-    A transaction row says who erased, and when: its columns come from
-    :class:`~sqlalchemy_history.transaction_context`, but for ``remote_addr``, which is
-    ``"redact "``, the context's ``remote_addr`` if there is one, table, key and columns, as far as
-    there is room.
+    Both, since the last version says what the live row says. Plugins erase what they keep of the
+    values (:meth:`Plugin.redacted <sqlalchemy_history.plugins.Plugin.redacted>`). The versions stay,
+    so it can still be seen that the object was changed, and by whom. The key stays, too, in versions
+    and in the tables of plugins.
+
+    A transaction row says who erased, and when. Its columns come from
+    :class:`~sqlalchemy_history.transaction_context`. Its ``remote_addr`` is a text of at most 50
+    characters: ``"redact "``, the context's ``remote_addr`` if there is one, table, key and columns.
 
     :param ident: the object's primary key as for ``Session.get()``.
-    :param columns: attributes or their names; or a mapping from them to what shall stand in place
-        of the values, NULL otherwise. By default all that are not needed to tell what the row is:
-        the primary key, the discriminator of a hierarchy, the counter of an optimistic lock.
+    :param columns: attributes or their names, whose values become NULL; or a mapping from attributes
+        to what shall stand there instead. By default all attributes but the primary key, the
+        discriminator of a hierarchy and the counter of an optimistic lock (``version_id_col``).
     :returns: how many versions the object has.
     :raises ClassNotVersioned: if the class has no history.
     :raises VersioningError: for what is no column with a history, for a part of the primary key,

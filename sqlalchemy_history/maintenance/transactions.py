@@ -86,11 +86,13 @@ def _metadata_of_database(work: Upkeep) -> set[MetaData]:
         except UnboundExecutionError:
             return False
 
-    return {
+    found = {
         plan.root.parent.metadata
         for plan in work.plan.manager.class_plans()
         if is_there(plan.mapper)
     }
+    own = work.plan.root.parent.metadata
+    return {own} | (found & work.plan.manager.metadata_of(work.session))
 
 
 def _references(work: Upkeep, metadata: set[MetaData], versions: set[Table]) -> set[Any]:

@@ -194,7 +194,7 @@ class Upkeep:
         )
         chain = (
             select(*plan.keys_of(inner), plan.tx_of(inner), following.label("history_next"))
-            .where(self.writer.key_clause(plan, inner, "keys", False))
+            .where(self.writer.key_clause(plan, inner))
             .subquery("chain")
         )
         mend = (
@@ -209,14 +209,9 @@ class Upkeep:
         # what is closed comes first: at no time may a row have two open versions
         return sum(
             self.execute(mend.where(which), parameters)
-            for parameters in self.key_parameters(plan, keys)
+            for parameters in self.writer.portions(plan, keys)
             for which in (chain.c.history_next.is_not(None), chain.c.history_next.is_(None))
         )
-
-    def key_parameters(self, plan: TablePlan, keys: Sequence[Key]) -> Iterator[dict[str, Any]]:
-        """Parameters for statements with the writer's ``key_clause(..., "keys", False)``."""
-        for portion in self.writer.format(plan).portions(keys):
-            yield self.writer.key_parameters(plan, portion, "keys", False)
 
     # -- writing versions
 

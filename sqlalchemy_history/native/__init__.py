@@ -1,8 +1,8 @@
 """Versions that the database writes by itself: the option ``native_versioning=True``.
 
-Triggers on the live tables record every write, wherever it comes from. They are created with the
-tables and dropped with them; on a database that exists, and after the columns have changed, by
-``create_triggers()``.
+Triggers on the live tables record every write, wherever it comes from. ``create_all()`` and
+``drop_all()`` create and drop them with the tables. Where tables are there already, and after their
+columns have changed, call ``create_triggers()``.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ __all__ = ["Native", "create_triggers", "drop_triggers", "triggers_are_current"]
 def create_triggers(connection: Connection, entity: type[Any] | Table) -> None:
     """Create the triggers of a class or table, in place of those that it has.
 
-    To be called in a migration after columns were added, dropped or renamed; ``create_all()`` calls
-    it for new tables.
+    Call it in a migration after columns were added, dropped or renamed. ``create_all()`` does it for
+    new tables.
 
-    :param entity: of a class of a joined hierarchy, all its tables are meant.
+    :param entity: a versioned class or a table. A class of a joined hierarchy stands for all its
+        tables.
     :raises ClassNotVersioned: if it has no history.
-    :raises ImproperlyConfigured: if it has not the option ``native_versioning``, or if there are no
-        triggers for this kind of database.
+    :raises ImproperlyConfigured: if it does not have the option ``native_versioning``, or if there
+        are no triggers for this kind of database.
     """
     plans = _plans(entity)
     for plan in plans:
@@ -50,9 +51,9 @@ def drop_triggers(connection: Connection, entity: type[Any] | Table) -> None:
 
 
 def triggers_are_current(connection: Connection, entity: type[Any] | Table) -> bool:
-    """Whether the database has the triggers of a class or table that its columns want.
+    """Whether the triggers of a class or table are those that ``create_triggers()`` would make now.
 
-    ``False`` where there are none, and where ``create_triggers()`` would make other ones.
+    ``False`` also where there are none.
 
     :raises ClassNotVersioned: if it has no history.
     :raises ImproperlyConfigured: if there are no triggers for this kind of database.

@@ -3,8 +3,6 @@
 ::
 
     make_versioned(plugins=[TransactionMetaPlugin(), ActivityPlugin()])
-
-See ``sqlalchemy_history.hooks`` for what a plugin can do.
 """
 
 from sqlalchemy_history.hooks import TX, Plugin, PluginCollection, Written

@@ -225,15 +225,15 @@ def _latest(written: Written, plan: ClassPlan, keys: Sequence[Key]) -> dict[Key,
     root, writer = plan.root, written.writer
     v = root.version
     found: dict[Key, int] = {}
-    for portion in writer.format(root).portions(keys):
+    for parameters in writer.portions(root, keys):
         rows = written.run(
             ("latest", root),
             lambda: (
                 select(func.max(root.tx), *root.keys_of(v))
-                .where(writer.key_clause(root, v, "keys", False))
+                .where(writer.key_clause(root, v))
                 .group_by(*root.keys_of(v))
             ),
-            **writer.key_parameters(root, portion, "keys", False),
+            **parameters,
         )
         found.update((as_key(row[1:]), row[0]) for row in rows)
     return found
