@@ -184,13 +184,13 @@ def _first_changes(context: Any) -> dict[str, str]:
 # -- UPDATE by a flush, as far as Python knows what changed
 
 
-def _known_changes(state: InstanceState[Any], mapper: Mapper[Any]) -> list[str] | None:
-    """The attributes that a flush is about to change; None if only the database can tell."""
+def _known_changes(
+    state: InstanceState[Any], mapper: Mapper[Any], names: Iterable[str]
+) -> list[str] | None:
+    """Those of ``names`` that a flush is about to change; None if only the database can tell."""
     changed = []
-    counted = set(counted_attributes(mapper))
-    for name, old in state.committed_state.items():
-        if name not in counted:
-            continue
+    for name in names:
+        old = state.committed_state[name]
         new = state.dict.get(name, LoaderCallableStatus.NO_VALUE)
         known = not isinstance(old, LoaderCallableStatus) and not isinstance(
             new, (LoaderCallableStatus, ClauseElement)
@@ -204,11 +204,11 @@ def _known_changes(state: InstanceState[Any], mapper: Mapper[Any]) -> list[str] 
 
 def _before_update(mapper: Mapper[Any], connection: Connection, obj: Any) -> None:
     state = inspect(obj)
-    changed = _known_changes(state, mapper)
+    names = [name for name in counted_attributes(mapper) if name in state.committed_state]
+    changed = _known_changes(state, mapper, names)
     if changed is None and len(mapper.tables) > 1:
         # the columns of a joined hierarchy are in several tables, and no UPDATE sees all of them
-        counted = set(counted_attributes(mapper))
-        changed = [name for name in state.committed_state if name in counted]
+        changed = names
     if not changed:
         return
     now = now_of(connection)

@@ -56,6 +56,10 @@ Build = Callable[
 ]
 
 
+#: the parameters of a statement, for each time that it is executed
+_Rows = Sequence[Mapping[str, Any]]
+
+
 class Stamps(NamedTuple):
     """The stamped columns of a table, and which attributes of the class count as its contents."""
 
@@ -72,7 +76,6 @@ class Above(NamedTuple):
     table: Table
     keys: tuple[tuple[Column[Any], Any], ...]
     names: dict[str, str]
-    builders: dict[str, Build]
 
 
 def stamp(mapper: Mapper[Any], column: Column[Any], build: Build) -> None:
@@ -80,22 +83,23 @@ def stamp(mapper: Mapper[Any], column: Column[Any], build: Build) -> None:
     table = column.table
     stamps: Stamps = table.info.setdefault(_KEY, Stamps({}, {}))
     stamps.builders[column.key] = build
-    for prop in column_properties(mapper):
-        for counted in prop.columns:
-            if counted.table is table and counted is not mapper.version_id_col:
-                stamps.names[counted.key] = prop.key
+    stamps.names.update(_counted_columns(mapper, table))
     own = mapper.local_table
     if own is not table and isinstance(own, Table):
         keys = zip(key_columns(mapper, mapper), mapper.primary_key, strict=True)
-        names = {
-            c.key: prop.key
-            for prop in column_properties(mapper)
-            for c in prop.columns
-            if c.table is own
-        }
-        above: Above = own.info.setdefault(_ABOVE, Above(table, tuple(keys), names, {}))
-        above.builders[column.key] = build
+        above: Above = own.info.setdefault(_ABOVE, Above(table, tuple(keys), {}))
+        above.names.update(_counted_columns(mapper, own))
     _listen()
+
+
+def _counted_columns(mapper: Mapper[Any], table: FromClause) -> dict[str, str]:
+    """The columns of a table whose changes count, with the names of their attributes."""
+    return {
+        column.key: prop.key
+        for prop in column_properties(mapper)
+        for column in prop.columns
+        if column.table is table and column is not mapper.version_id_col
+    }
 
 
 def counted_attributes(mapper: Mapper[Any]) -> list[str]:
@@ -227,37 +231,37 @@ def extend(
     """
     if isinstance(statement, (Update, Insert)):
         info = _info(table_of(statement))
+        rows = multiparams or ([params] if params else [{}])
         if _ABOVE in info and isinstance(statement, Update) and not is_of_flush(statement, options):
-            statement = _update_above(connection, statement, info[_ABOVE], multiparams, params)
+            statement = _update_above(connection, statement, info[_ABOVE], rows)
         stamps = info.get(_KEY)
         if stamps is not None:
             if isinstance(statement, Insert):
                 many = len(multiparams or ()) > 1
                 return _upsert(connection, statement, stamps, many), multiparams, params
-            return _update(connection, statement, stamps, multiparams, params)
+            statement, rows = _update(connection, statement, stamps, rows)
+            return (statement, rows, {}) if multiparams else (statement, [], rows[0])
     return statement, multiparams, params
 
 
 def _update(
-    connection: Connection, statement: Any, stamps: Stamps, multiparams: Any, params: Any
-) -> tuple[Any, Any, Any]:
+    connection: Connection, statement: Any, stamps: Stamps, rows: _Rows
+) -> tuple[Any, _Rows]:
     dialect = connection.dialect
-    rows: Sequence[Mapping[str, Any]] = multiparams or ([params] if params else [{}])
     core = resolved(statement, dialect)
     live: FromClause = core.statement.table
     sets = set_clause(core, live, rows[0])
     wanted = {key: build for key, build in stamps.builders.items() if key not in sets}
     if not wanted or not sets:
-        return statement, multiparams, params
+        return statement, rows
     values, rows = _renamed(sets, live, rows)
     first = _stamped(live, stamps, wanted, values, now_of(connection), dialect)
-    statement = _with_values(statement, live, {**first, **values}, dialect)
-    return (statement, rows, {}) if multiparams else (statement, [], rows[0])
+    return _with_values(statement, live, {**first, **values}, dialect), rows
 
 
 def _renamed(
-    sets: Mapping[str, Any], live: FromClause, rows: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, Any], Sequence[Mapping[str, Any]]]:
+    sets: Mapping[str, Any], live: FromClause, rows: _Rows
+) -> tuple[dict[str, Any], _Rows]:
     """The SET clause and the parameters without parameters of the name of a column.
 
     Such a parameter may stand in the SET clause alone.
@@ -275,9 +279,7 @@ def _renamed(
     return values, rows
 
 
-def _update_above(
-    connection: Connection, statement: Any, above: Above, multiparams: Any, params: Any
-) -> Any:
+def _update_above(connection: Connection, statement: Any, above: Above, rows: _Rows) -> Any:
     """Stamp the rows of the base table of joined inheritance that ``statement`` is going to change.
 
     Returns the statement, marked: it passes here once for each who listens.
@@ -285,7 +287,6 @@ def _update_above(
     if statement._execution_options.get(_ABOVE):
         return statement
     dialect = connection.dialect
-    rows: Sequence[Mapping[str, Any]] = multiparams or ([params] if params else [{}])
     core = resolved(statement, dialect)
     live = core.statement.table
     values, rows = _renamed(set_clause(core, live, rows[0]), live, rows)
@@ -303,7 +304,7 @@ def _update_above(
         now = now_of(connection)
         stamped = {
             key: build(above.table.c[key], changed, now, dialect)
-            for key, build in above.builders.items()
+            for key, build in _stamps_of(above.table).builders.items()
         }
         connection.execute(update(above.table).where(or_(*changed.values())).values(stamped), rows)
     return statement.execution_options(**{_ABOVE: True})

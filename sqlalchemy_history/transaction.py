@@ -132,7 +132,8 @@ COPY_KEY: Final = "sqlalchemy_history.copy"
 _MADE_KEY: Final = "sqlalchemy_history.transaction"
 
 
-def _id_column(table_name: str, schema: str | None = None) -> Column[int]:
+def id_column(table_name: str, schema: str | None = None) -> Column[int]:
+    """The key of a table of ours: from a sequence where the database has them."""
     sequence = Sequence(f"{table_name}_id_seq", schema=schema)
     return Column("id", TransactionId, sequence, primary_key=True, autoincrement=True)
 
@@ -168,7 +169,7 @@ class TransactionBase:
 
     @declared_attr
     def id(cls) -> Mapped[int]:  # noqa: N805
-        column: Any = _id_column(getattr(cls, "__tablename__", "transaction"))
+        column: Any = id_column(getattr(cls, "__tablename__", "transaction"))
         return column  # type: ignore[no-any-return]
 
     @declared_attr
@@ -258,7 +259,7 @@ class TransactionFactory:
                 "rename it, or set versioning_manager.transaction_cls to a Transaction class of "
                 "your own with another __tablename__ (see TransactionBase)"
             )
-        columns: list[Column[Any] | Index] = [_id_column(name, schema)]
+        columns: list[Column[Any] | Index] = [id_column(name, schema)]
         if self.timezone:
             columns.append(Column("issued_at", AwareDateTime, default=aware_utcnow))
         else:

@@ -21,7 +21,7 @@ from sqlalchemy.schema import sort_tables_and_constraints
 from .difference import AttributeChange, shown
 from .exc import ReverterException, refuse_async
 from .operation import Operation
-from .plan import ClassPlan, Key, TablePlan, class_plan, table_plan
+from .plan import ClassPlan, Key, TablePlan, as_key, class_plan, table_plan
 from .query import VersionEntity
 from .revert import Reversal, Reverted, RevertReport, chosen_names, targets_of
 
@@ -388,7 +388,7 @@ def _references(step: _Step) -> Iterator[tuple[_Place, list[str], bool]]:
                 continue
             names = [step.plan.mapper.get_property_by_column(column).key for column in columns]
             values = tuple(getattr(obj, name) for name in names)
-            place = other.hierarchy[0], values[0] if len(values) == 1 else values
+            place = other.hierarchy[0], as_key(values)
             nullable = all(column.nullable for column in columns)
             # a row that refers to itself can be made at once, but not be deleted by SQLAlchemy
             in_the_way = place != step.place or (nullable and step.action == "deleted")
@@ -470,7 +470,7 @@ def _end(
     if all(column in values for column in mapper.primary_key):
         key = tuple(values[column] for column in mapper.primary_key)
         plan = class_plan(mapper.class_)
-        stand_in = plan and made.get((plan.root, key[0] if len(key) == 1 else key))
+        stand_in = plan and made.get((plan.root, as_key(key)))
         return session.get(mapper.class_, key) or stand_in
     where = [mapper.get_property_by_column(c).class_attribute == v for c, v in values.items()]
     return session.scalars(select(mapper.class_).where(*where)).first()

@@ -183,6 +183,38 @@ def test_the_strategy_can_change(project: Project) -> None:
     assert project.run("downgrade -1", "same", script=ends) == linked
 
 
+def test_columns_with_names_of_their_own(project: Project) -> None:
+    """Operations are told what options call the columns of a history."""
+    names = {
+        "transaction_column_name": "tx",
+        "end_transaction_column_name": "tx_end",
+        "operation_type_column_name": "op",
+    }
+    project.models(PLAIN)
+    project.migrate("session.add(Article(id=1, title='old'))")
+    project.models(VERSIONED, strategy="subquery", **names)
+    project.migrate("session.get(Article, 1).title = 'new'")
+    project.models(VERSIONED, **names)
+    project.migrate()
+    rated = (
+        VERSIONED + "    rating = mapped_column(sa.Integer, nullable=False, server_default='3')\n"
+    )
+    project.models(rated, **names, native_versioning=True)
+    found = project.migrate(
+        """
+        session.get(Article, 1).rating = 4
+        session.commit()
+        v = h.version_table(Article.__table__)
+        found += [list(row) for row in session.execute(
+            sa.select(v.c.tx, v.c.tx_end, v.c.op, v.c.title, v.c.rating).order_by(v.c.tx))]
+        found += [[f.kind for f in h.verify(session, Article)]]
+        """
+    )
+    assert found == [[1, 2, 0, "old", None], [2, 3, 1, "new", 3], [3, None, 1, "new", 4], []]
+    project.models(PLAIN)
+    project.run("downgrade 01", "same")
+
+
 def test_versioning_can_be_dropped_and_taken_back(project: Project) -> None:
     """Without versioning its tables go; the downgrade brings them back with a first version."""
     project.models(VERSIONED)

@@ -159,6 +159,21 @@ def test_mistakes_are_told_without_a_traceback(
     assert message in run(*arguments, code=2).output
 
 
+def test_a_class_without_version_class_is_left_out(
+    Base: Any, run: Callable[..., Result], session: Session
+) -> None:
+    """With create_models=False there is nothing to read and nothing to keep up."""
+
+    class Raw(Base):
+        __tablename__ = "raw"
+        __versioned__ = {"create_models": False}
+        id = mapped_column(sa.Integer, primary_key=True)
+
+    tables = {row["table"] for row in json.loads(run("stats", "--json").output)}
+    assert tables == {"article", "price"}
+    assert "there are: Article, Price" in run("stats", "Raw", code=2).output
+
+
 def test_diff_compares_two_moments(run: Callable[..., Result]) -> None:
     """Of a composite key, between two transactions, or one and the last version."""
     assert json.loads(run("diff", "Price", "de,1", "1", "2", "--json").output) == {"amount": [1, 2]}

@@ -523,6 +523,33 @@ def test_joined_inheritance(Base: Any, open_session: Any) -> None:
     assert dog.get_updated_at("name") == first
 
 
+def test_columns_of_a_subclass_without_a_table(Base: Any, open_session: Any) -> None:
+    """A class below a joined one adds columns to its table: they count when SQL changes them."""
+
+    class Animal(ChangeTrackingMixin, LastModifiedMixin, Base):
+        __tablename__ = "animal"
+        __mapper_args__ = {"polymorphic_on": "type", "polymorphic_identity": "animal"}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        type: Mapped[str] = mapped_column(sa.String(10))
+
+    class Dog(Animal):
+        __tablename__ = "dog"
+        __mapper_args__ = {"polymorphic_identity": "dog"}
+        id: Mapped[int] = mapped_column(sa.ForeignKey("animal.id"), primary_key=True)
+
+    class Puppy(Dog):
+        __mapper_args__ = {"polymorphic_identity": "puppy"}
+        weeks: Mapped[int | None] = mapped_column(use_existing_column=True)
+
+    session = open_session()
+    session.add(puppy := Puppy(weeks=1))
+    session.commit()
+    first = puppy.last_modified_at
+    session.execute(sa.update(Puppy.__table__).values(weeks=2))
+    session.commit()
+    assert puppy.get_updated_at("weeks") == puppy.last_modified_at > first
+
+
 def test_collection_counts_if_it_is_named(Base: Any, open_session: Any) -> None:
     """__last_modified_relations__: an element more or less touches the object; others do not."""
 

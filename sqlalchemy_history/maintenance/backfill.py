@@ -46,8 +46,7 @@ def backfill(
             lock_rows(work, root, keys)
             work.write({part: Changes(inserted=keys) for part in root.hierarchy}, MARK)
             work.batch_done(root, len(keys))
-    work.finish()
-    return work.done
+    return work.finish()
 
 
 def rows_without_history(work: Upkeep, root: TablePlan) -> Select[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final, Literal
 
 from sqlalchemy import (
@@ -79,62 +80,48 @@ def verify(session: Session, model: Any, *, limit: int | None = None) -> list[Fi
     :param limit: stop after so many findings.
     :raises ClassNotVersioned: if the class has no history.
     """
-    found: list[Finding] = []
-    for finding in findings(Upkeep(session, model, "verify")):
-        if limit is not None and len(found) >= limit:
-            break
-        found.append(finding)
-    return found
+    return list(islice(findings(Upkeep(session, model, "verify")), limit))
 
 
 def findings(work: Upkeep) -> Iterator[Finding]:
     """What is wrong, one by one."""
     for root in work.roots:
         for part in root.hierarchy:
-            yield from _about_versions(work, part, "dangling transaction", dangling(part))
+            yield from _found(work, part, dangling(part), "dangling transaction")
             if part is not root:
-                yield from _about_versions(work, part, "stray part", stray(root, part))
+                yield from _found(work, part, stray(root, part), "stray part")
             if part.end is not None:
-                for row in _rows(work, broken_chain(work, part)):
-                    yield _finding(row[-1], part.version.fullname, row[:-2], row[-2])
-        live_table = root.parent.fullname
-        for row in _rows(work, wrong_now(work, root)):
-            kind = row[-1]
-            where = live_table if kind == "no history" else root.version.fullname
-            yield _finding(kind, where, row[:-2], row[-2])
-        yield from _about_versions(work, root, "gone without DELETE", gone(work, root))
-        yield from _about_versions(work, root, "equal versions", equal_versions(work, root)[0])
-    transaction = work.plan.root.transaction
-    for row in _rows(work, UnusedTransactions(work).ids()):
-        yield _finding("unused transaction", transaction.fullname, None, row[0])
+                yield from _found(work, part, broken_chain(work, part))
+        yield from _found(work, root, wrong_now(work, root))
+        yield from _found(work, root, gone(work, root), "gone without DELETE")
+        yield from _found(work, root, equal_versions(work, root)[0], "equal versions")
+    yield from _found(work, work.plan.root, UnusedTransactions(work).ids(), "unused transaction")
 
 
-def _about_versions(
-    work: Upkeep, plan: TablePlan, kind: str, statement: Select[Any]
+def _found(
+    work: Upkeep, plan: TablePlan, statement: Select[Any], kind: str | None = None
 ) -> Iterator[Finding]:
-    for row in _rows(work, statement):
-        yield _finding(kind, plan.version.fullname, row[:-1], row[-1])
-
-
-def _rows(work: Upkeep, statement: Select[Any]) -> Iterator[Any]:
-    options = {"yield_per": 1000}
-    with work.connection.execute(statement, execution_options=options) as result:
-        yield from result
-
-
-def _finding(kind: str, table: str, key: Any, tx: int | None) -> Finding:
-    severity, meaning = KINDS[kind]
-    of = "" if key is None else f" of {as_key(key)!r}"
-    which = "live row" if tx is None else "transaction" if key is None else "version"
-    name = which if tx is None else f"{which} {tx}"
-    return Finding(
-        kind=kind,
-        severity=severity,
-        table=table,
-        key=None if key is None else as_key(key),
-        transaction_id=tx,
-        message=f"{table}, {name}{of}: {kind}: {meaning}",
-    )
+    """What ``statement`` finds: rows of (keys, transaction); each says its kind if not all are of one."""
+    with work.connection.execute(statement, execution_options={"yield_per": 1000}) as result:
+        for row in result:
+            *values, tx, found = row if kind is None else (*row, kind)
+            key = as_key(values) if values else None
+            severity, meaning = KINDS[found]
+            if found == "no history":
+                table, name = plan.parent.fullname, "live row"
+            elif key is None:
+                table, name = plan.transaction.fullname, f"transaction {tx}"
+            else:
+                table, name = plan.version.fullname, f"version {tx}"
+            of = "" if key is None else f" of {key!r}"
+            yield Finding(
+                kind=found,
+                severity=severity,
+                table=table,
+                key=key,
+                transaction_id=tx,
+                message=f"{table}, {name}{of}: {found}: {meaning}",
+            )
 
 
 # -- the laws

@@ -51,8 +51,7 @@ def vacuum(
     work = Upkeep(session, model, "vacuum", batch_size=yield_per, commit=commit, progress=progress)
     for root in work.roots:
         remove_equal_versions(work, root)
-    work.finish()
-    return work.done
+    return work.finish()
 
 
 def remove_equal_versions(work: Upkeep, root: TablePlan) -> None:
@@ -78,8 +77,7 @@ def equal_versions(
     """
     own, same = _and_before(work, root)
     columns = [*root.keys_of(own), root.tx_of(own)]
-    statement: Any = select(*columns)
-    statement = statement.where(root.op_of(own) != Operation.DELETE, same)
+    statement = select(*columns).where(root.op_of(own) != Operation.DELETE, same)
     if any(part.options.track_relations for part in root.hierarchy):
         return statement.where(false()), columns
     for part in root.hierarchy[1:]:
@@ -167,9 +165,7 @@ def prune(
     for root in work.roots if keep_last is None else work.roots[:1]:
         v = root.version
         columns = [*root.keys_of(v), root.tx_of(v)]
-        removable = _removable(root, v, at, keep_last)
-        statement: Any = select(*columns)
-        statement = statement.where(*removable)
+        statement = select(*columns).where(*_removable(root, v, at, keep_last))
         for rows in work.batches(statement, columns):
             for part in reversed(root.hierarchy):
                 work.remove(part, rows)
@@ -180,8 +176,7 @@ def prune(
         for rows in work.batches(unused.ids().where(id_ <= at), [id_]):
             unused.remove(row[0] for row in rows)
             work.batch_done(work.plan.root, 0)
-    work.finish()
-    return work.done
+    return work.finish()
 
 
 def _removable(

@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Mapper
 
-from sqlalchemy_history.plan import TablePlan, all_registries
+from sqlalchemy_history.plan import all_registries
 
 from .upkeep import Upkeep
 
@@ -42,8 +42,9 @@ class UnusedTransactions:
     def __init__(self, work: Upkeep) -> None:
         self._work = work
         self._transaction = work.plan.root.transaction
+        self._id: Any = self._transaction.c.id
         metadata = _metadata_of_database(work)
-        plans = _plans(work, metadata)
+        plans = [p for p in work.plan.manager.models.table_plans if p.parent.metadata in metadata]
         self._details: set[Any] = {
             remote
             for prop in inspect(work.plan.manager.transaction_cls).relationships
@@ -56,10 +57,6 @@ class UnusedTransactions:
         self.condition: ColumnElement[bool] = and_(
             *(~exists().where(column == self._id) for column in ordered)
         )
-
-    @property
-    def _id(self) -> Any:
-        return self._transaction.c.id
 
     def ids(self) -> Select[Any]:
         """All unused transactions, but for the marks that upkeep has left."""
@@ -96,11 +93,6 @@ def _metadata_of_database(work: Upkeep) -> set[MetaData]:
     }
     own = work.plan.root.parent.metadata
     return {own} | (found & work.plan.manager.metadata_of(work.session))
-
-
-def _plans(work: Upkeep, metadata: set[MetaData]) -> list[TablePlan]:
-    plans = work.plan.manager.models.table_plans
-    return [plan for plan in plans if plan.parent.metadata in metadata]
 
 
 def _references(work: Upkeep, metadata: set[MetaData], versions: set[Table]) -> set[Any]:

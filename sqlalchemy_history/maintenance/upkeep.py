@@ -135,12 +135,13 @@ class Upkeep:
         if self.progress is not None:
             self.progress(Progress(task=self.task, table=plan.parent.fullname, done=self.done))
 
-    def finish(self) -> None:
-        """Let the session forget the versions it has loaded."""
+    def finish(self) -> int:
+        """Let the session forget the versions it has loaded; what ``done`` has come to."""
         self.session.info.pop(CHAINS_KEY, None)
         for obj in list(self.session.identity_map.values()):
             if isinstance(obj, VersionBase):
                 self.session.expire(obj)
+        return self.done
 
     # -- which rows
 

@@ -33,7 +33,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy import Sequence as DatabaseSequence
 from sqlalchemy.orm import Mapper, Session, foreign, object_session, registry, relationship
 from sqlalchemy.orm.attributes import set_committed_value
 from typing_extensions import override
@@ -42,6 +41,7 @@ from sqlalchemy_history.config import nearest
 from sqlalchemy_history.exc import ImproperlyConfigured, VersioningError
 from sqlalchemy_history.hooks import Plugin, Written
 from sqlalchemy_history.plan import ClassPlan, Key, all_registries, as_key, class_plan
+from sqlalchemy_history.transaction import id_column
 
 from .rows import PluginRow, RowKey, move_rows, new_class, new_table, parse_key
 
@@ -77,12 +77,7 @@ class ActivityPlugin(Plugin):
                 and hasattr(mapper.class_, "__versioned__")
             )
         columns: list[Column[Any]] = [
-            Column(
-                "id",
-                BigInteger().with_variant(Integer(), "sqlite"),
-                DatabaseSequence("activity_id_seq"),
-                primary_key=True,
-            ),
+            id_column("activity"),
             Column("verb", Unicode(255)),
             Column("transaction_id", BigInteger, index=True, nullable=False),
             Column("data", JSON),
@@ -136,17 +131,16 @@ class ActivityPlugin(Plugin):
             and activity.__dict__.get("transaction_id") == written.transaction_id
             and activity in written.session
         ]
-        if fresh:
-            for activity in fresh:
-                activity.resolve()
-                for role in _ROLES:
-                    obj = activity.__dict__.pop(f"_{role}", None)
-                    if obj is not None and getattr(activity, f"{role}_type") is None:
-                        raise VersioningError(
-                            f"the {role} of activity {activity.verb!r} is a {type(obj).__name__} "
-                            f"that has no key: add it to the session, with the activity or before"
-                        )
-            self._find_versions(written, {activity.id: activity for activity in fresh})
+        for activity in fresh:
+            activity.resolve()
+            for role in _ROLES:
+                obj = activity.__dict__.pop(f"_{role}", None)
+                if obj is not None and getattr(activity, f"{role}_type") is None:
+                    raise VersioningError(
+                        f"the {role} of activity {activity.verb!r} is a {type(obj).__name__} "
+                        f"that has no key: add it to the session, with the activity or before"
+                    )
+        self._find_versions(written, {activity.id: activity for activity in fresh})
         if written.amended and written.transaction_id is not None:
             # a version that was taken back is nobody's object_version any more
             table = self.activity_cls.__table__

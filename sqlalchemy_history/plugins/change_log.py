@@ -9,14 +9,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
-    BigInteger,
     Column,
     ColumnElement,
     Connection,
     FromClause,
-    Integer,
     Select,
-    Sequence,
     String,
     delete,
     func,
@@ -29,7 +26,7 @@ from typing_extensions import override
 from sqlalchemy_history.hooks import Plugin, Written
 from sqlalchemy_history.operation import Operation
 from sqlalchemy_history.plan import TablePlan, as_key
-from sqlalchemy_history.transaction import AwareDateTime
+from sqlalchemy_history.transaction import AwareDateTime, id_column
 
 from .rows import RowKey, new_class, new_table
 
@@ -72,12 +69,7 @@ class ChangeLogPlugin(Plugin):
             self,
             "changelog",
             (
-                Column(
-                    "id",
-                    BigInteger().with_variant(Integer(), "sqlite"),
-                    Sequence("changelog_id_seq"),
-                    primary_key=True,
-                ),
+                id_column("changelog"),
                 Column("table_name", String(255), nullable=False),
                 Column("row_id", RowKey, nullable=False),
                 Column("event_type", String(6), nullable=False),

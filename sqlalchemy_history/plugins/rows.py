@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     ColumnElement,
     Connection,
@@ -21,7 +22,7 @@ from sqlalchemy import (
     delete,
     update,
 )
-from sqlalchemy.orm import Session, registry
+from sqlalchemy.orm import Session, foreign, registry, relationship
 from sqlalchemy.orm.attributes import instance_state, set_committed_value
 from typing_extensions import override
 
@@ -121,6 +122,50 @@ def new_class(name: str, module: str, in_registry: registry, table: Table, **kw:
     cls = type(name, (kw.pop("base", PluginRow),), {"__module__": module, "__table__": table})
     in_registry.map_imperatively(cls, table, **kw)
     return cls
+
+
+class DetailsPlugin(Plugin):
+    """Base of plugins with a table that says more about each transaction, and goes where it goes.
+
+    :ivar model_class: the class of the rows.
+    """
+
+    model_class: Any = None
+
+    def _build(
+        self,
+        transaction: type[Any],
+        in_registry: registry,
+        attribute: str,
+        name: str,
+        table_name: str,
+        *columns: Column[Any],
+        **kw: Any,
+    ) -> Any:
+        """The class of the rows, which ``transaction`` has as ``attribute``.
+
+        :param kw: as for ``relationship()``.
+        """
+        tx = Column("transaction_id", BigInteger, primary_key=True, autoincrement=False)
+        table = new_table(in_registry, self, table_name, (tx, *columns))
+        self.model_class = new_class(name, type(self).__module__, in_registry, table)
+        transaction.__mapper__.add_property(
+            attribute,
+            relationship(
+                self.model_class,
+                primaryjoin=lambda: transaction.id == foreign(tx),
+                cascade="all, delete-orphan",
+                backref="transaction",
+                **kw,
+            ),
+        )
+        return self.model_class
+
+    @override
+    def transaction_moved(
+        self, session: Session, connection: Connection, old: int, new: int | None
+    ) -> None:
+        move_rows(session, connection, self.model_class, old, new)
 
 
 def move_rows(

@@ -5,33 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Column,
     ColumnElement,
-    Connection,
     Unicode,
     and_,
     delete,
     exists,
     insert,
-    inspect,
     literal,
     or_,
     select,
     union_all,
 )
-from sqlalchemy.orm import Session, foreign, registry, relationship
+from sqlalchemy.orm import registry
 from typing_extensions import override
 
 from sqlalchemy_history.config import RECORDED_BY_PLUGIN
-from sqlalchemy_history.hooks import TX, Plugin, Written
+from sqlalchemy_history.hooks import TX, Written
 from sqlalchemy_history.mapping import adapt, version_parts
 from sqlalchemy_history.plan import ClassPlan, same_object
 
-from .rows import move_rows, new_class, new_table
+from .rows import DetailsPlugin
 
 
-class TransactionChangesPlugin(Plugin):
+class TransactionChangesPlugin(DetailsPlugin):
     """Keeps the names of the classes that each transaction changed in ``transaction_changes``.
 
     ``Transaction.changes`` holds the rows, ``Transaction.entity_names`` the names.
@@ -39,30 +36,17 @@ class TransactionChangesPlugin(Plugin):
     :ivar model_class: the class of the rows; also ``Model.__versioned__["transaction_changes"]``.
     """
 
-    model_class: Any = None
-
     @override
     def build_classes(self, manager: Any, in_registry: registry) -> None:
-        transaction = manager.transaction_cls
-        table = new_table(
+        name = Column("entity_name", Unicode(255), primary_key=True)
+        self._build(
+            manager.transaction_cls,
             in_registry,
-            self,
-            "transaction_changes",
-            (
-                Column("transaction_id", BigInteger, primary_key=True, autoincrement=False),
-                Column("entity_name", Unicode(255), primary_key=True),
-            ),
-        )
-        cls = self.model_class = new_class("TransactionChanges", __name__, in_registry, table)
-        transaction.__mapper__.add_property(
             "changes",
-            relationship(
-                cls,
-                primaryjoin=lambda: transaction.id == foreign(table.c.transaction_id),
-                order_by=table.c.entity_name,
-                cascade="all, delete-orphan",
-                backref="transaction",
-            ),
+            "TransactionChanges",
+            "transaction_changes",
+            name,
+            order_by=name,
         )
 
     @override
@@ -94,9 +78,7 @@ class TransactionChangesPlugin(Plugin):
                 )
                 for plan in plans
             ]
-            return insert(table).from_select(
-                [tx, name], rows[0] if len(rows) == 1 else union_all(*rows)
-            )
+            return insert(table).from_select([tx, name], union_all(*rows))
 
         def names_of_nothing() -> Any:
             return delete(table).where(
@@ -107,19 +89,12 @@ class TransactionChangesPlugin(Plugin):
         written.run(("changes", *plans), new_names)
         if written.amended:
             written.run(("no changes", *plans), names_of_nothing)
-        transaction = written.session.identity_map.get(
-            inspect(written.manager.transaction_cls).identity_key_from_primary_key(
-                (written.transaction_id,)
-            )
+        identity = written.session.identity_key(
+            written.manager.transaction_cls, written.transaction_id
         )
+        transaction = written.session.identity_map.get(identity)
         if transaction is not None and "changes" in transaction.__dict__:
             written.session.expire(transaction, ["changes"])
-
-    @override
-    def transaction_moved(
-        self, session: Session, connection: Connection, old: int, new: int | None
-    ) -> None:
-        move_rows(session, connection, self.model_class, old, new)
 
 
 def _changed(plan: ClassPlan) -> ColumnElement[bool]:

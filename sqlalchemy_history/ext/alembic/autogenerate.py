@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any, Final
 
 import sqlalchemy as sa
 from alembic.autogenerate import comparators, renderers
 from alembic.operations import MigrateOperation, ops
-from alembic.util import DispatchPriority, PriorityDispatchResult
+from alembic.util import DispatchPriority, PriorityDispatchResult, to_list
 from sqlalchemy.dialects import mysql, postgresql
 
 from sqlalchemy_history.plan import (
     INFO_KEY,
     PLUGIN_KEY,
     TablePlan,
-    all_registries,
+    configure_mappers_of,
     table_plan,
 )
 from sqlalchemy_history.plugins.rows import RowKey
 from sqlalchemy_history.transaction import COPY_KEY
 
-from .triggers import Name, tables_with_triggers
+from .triggers import Name, Names, tables_with_triggers
 
 
 class HistoryOp(MigrateOperation):
@@ -67,10 +68,8 @@ def _render(autogen_context: Any, operation: HistoryOp) -> list[str]:
 @comparators.dispatch_for("autogenerate", priority=DispatchPriority.FIRST)
 def _show_version_tables(autogen_context: Any, upgrade_ops: ops.UpgradeOps) -> Any:
     """Have the version tables in the metadata before it is looked at."""
-    for metadata in _metadata(autogen_context):
-        for reg in all_registries():
-            if reg.metadata is metadata:
-                reg.configure()
+    for metadata in to_list(autogen_context.metadata):
+        configure_mappers_of(metadata)
     # several Bases in one database: alembic refuses a table that more than one of them has
     autogen_context.table_key_to_table = {
         table.key: table for table in _tables(autogen_context).values()
@@ -85,16 +84,11 @@ def _carry_history_along(autogen_context: Any, upgrade_ops: ops.UpgradeOps) -> A
     return PriorityDispatchResult.CONTINUE
 
 
-def _metadata(autogen_context: Any) -> list[sa.MetaData]:
-    found = autogen_context.metadata
-    return list(found) if isinstance(found, (list, tuple)) else [found]
-
-
 def _tables(autogen_context: Any) -> dict[Name, sa.Table]:
     """All tables; for one that the Bases of a manager share, the one that is no copy."""
-    tables = [t for m in _metadata(autogen_context) for t in m.tables.values()]
+    tables = [t for m in to_list(autogen_context.metadata) for t in m.tables.values()]
     tables.sort(key=lambda table: COPY_KEY not in table.info)
-    return {(table.schema, table.name): table for table in tables}
+    return {_name_of(table): table for table in tables}
 
 
 class _Autogenerate:
@@ -108,9 +102,7 @@ class _Autogenerate:
         plans = [(key, table_plan(table), table) for key, table in self._tables.items()]
         self._parents = {key: p for key, p, table in plans if p and p.parent is table}
         self._versions = {key: p for key, p, table in plans if p and p.version is table}
-        self._transactions: set[Name] = {
-            (plan.transaction.schema, plan.transaction.name) for plan in self._parents.values()
-        }
+        self._transactions = {_name_of(plan.transaction) for plan in self._parents.values()}
         self._created: set[Name] = set()
         self._dropped: dict[Name, sa.Table] = {}
         #: old name -> new name of tables that say what they were called, and of their version tables
@@ -160,7 +152,7 @@ class _Autogenerate:
 
     # -- tables that come and go
 
-    def _created_table(self, operation: ops.CreateTableOp) -> Iterator[MigrateOperation]:
+    def _created_table(self, operation: ops.CreateTableOp) -> list[MigrateOperation]:
         name = _name(operation)
         # what versioning keeps there is not a migration's business, and cannot be written into it
         operation.info = {
@@ -170,49 +162,33 @@ class _Autogenerate:
         }
         if name in self._versions:
             _retype(operation, partial(_existing_enum, self._dialect))
-        if name not in self._transactions and PLUGIN_KEY not in self._tables[name].info:
-            yield operation
-            return
+        table = self._tables[name]
+        if name not in self._transactions and PLUGIN_KEY not in table.info:
+            return [operation]
         _retype(operation, _plain_type)
-        if "id" not in self._tables[name].c:
-            yield operation
-            return
-        # the sequence may belong to the table: it comes after it, and goes after it
-        create, drop = _sequence(name)
-        yield HistoryOp(None, drop)
-        yield operation
-        yield HistoryOp(create)
+        return _with_sequence(operation) if "id" in table.c else [operation]
 
-    def _dropped_table(self, operation: ops.DropTableOp) -> Iterator[MigrateOperation]:
+    def _dropped_table(self, operation: ops.DropTableOp) -> list[MigrateOperation]:
         schema, name = _name(operation)
         parents = [key for key in self._tables if f"{key[1]}_version" == name]
         if parents:
             parent = (schema, name.removesuffix("_version"))
             parent = parent if parent in parents else parents[0]
             table = parent[1] if parent[0] == schema else [(parent[1], f"{schema}.{name}")]
-            transactions = [
-                *self._transactions,
-                *(o for o in self._dropped if o[1] == "transaction"),
-            ]
-            named = {"transaction_schema": transactions[0][0], "schema": parent[0]}
+            named = {"transaction_schema": self._transaction_schema(), "schema": parent[0]}
             self._first.append(HistoryOp(None, ("backfill_versions", (table,), named)))
             if operation._reverse is not None:
                 _retype(operation._reverse, partial(_existing_enum, self._dialect))
         columns = set(operation.to_table().c.keys())
-        if any(columns >= marks for marks in self._sequenced):
-            create, drop = _sequence((schema, name))
-            yield HistoryOp(None, create)
-            yield operation
-            yield HistoryOp(drop)
-        else:
-            yield operation
+        has_sequence = any(columns >= marks for marks in self._sequenced)
+        return _with_sequence(operation) if has_sequence else [operation]
 
     def _backfill(self) -> None:
         """First versions for the rows of tables that are there and become versioned."""
         groups: dict[Any, list[Any]] = {}
         for name, plan in self._versions.items():
             if name in self._created and _name_of(plan.parent) not in self._created:
-                named = _named(plan, *_ABOUT_TRANSACTION, "schema")
+                named = {**_names(plan), "schema": plan.parent.schema}
                 pair = self._pair(_name_of(plan.parent))
                 groups.setdefault(tuple(named.items()), []).append(pair)
         for named, tables in groups.items():
@@ -247,15 +223,14 @@ class _Autogenerate:
 
     def _looked_at(self, plan: TablePlan) -> set[Name]:
         """The tables that tell what the triggers of a table do."""
-        pairs = [(part.parent, part.version) for part in plan.hierarchy]
-        found = {table: None for pair in pairs for table in pair}
+        found = {table for part in plan.hierarchy for table in (part.parent, part.version)}
         if self._dialect in ("mysql", "mariadb"):
             # there what foreign keys cascade is recorded by triggers, too
             referred = [plan.parent]
             while referred:
                 keys = referred.pop().foreign_keys
-                new = {key.column.table for key in keys} - found.keys()
-                found |= dict.fromkeys(new)
+                new = {key.column.table for key in keys} - found
+                found |= new
                 referred += new
         return {_name_of(table) for table in found}
 
@@ -288,10 +263,8 @@ class _Autogenerate:
 
     def _trigger_call(self, verb: str, group: Sequence[Name], *, last: bool = False) -> Call:
         plan = self._plan_of(group[0])
-        named: dict[str, Any] = {"shared": last or None, "schema": group[0][0]}
-        named["transaction_schema"] = self._transaction_schema()
-        if plan is not None:
-            named |= _named(plan, *_ABOUT_TRANSACTION, "end_transaction_column")
+        names = _names(plan) if plan else {"transaction_schema": self._transaction_schema()}
+        named = {"shared": last or None, "schema": group[0][0], **names}
         pairs = [self._pair(name) for name in group]
         tables = pairs[0] if len(pairs) == 1 and isinstance(pairs[0], str) else pairs
         return f"{verb}_history_triggers", (tables,), named
@@ -326,20 +299,7 @@ class _Autogenerate:
             old_version = (version[0], plan.options.table_name % old[1])
             if name in created and old in dropped and old_version in dropped:
                 pairs |= {old: name, old_version: version}
-                there, back = (
-                    (
-                        "rename_versioned_table",
-                        (one, other),
-                        {
-                            "old_version_table": _unless(f"{one}_version", _version_of(plan, a)),
-                            "new_version_table": _unless(f"{other}_version", _version_of(plan, b)),
-                            "schema": name[0],
-                        },
-                    )
-                    for a, b in ((old, name), (name, old))
-                    for (_, one), (_, other) in [(a, b)]
-                )
-                renames.append(HistoryOp(there, back))
+                renames.append(HistoryOp(_rename(plan, old, name), _rename(plan, name, old)))
         if not pairs:
             return found
         gone = [*(dropped[old] for old in pairs), *(created[new] for new in pairs.values())]
@@ -376,7 +336,7 @@ class _Autogenerate:
             return
         renamed = self._renamed_columns(operation)
         changes = [o for o in operation.ops if _column_name(o) not in {*renamed, *renamed.values()}]
-        names = _named(plan, "version_table", "schema")
+        names = _version_table(plan)
         if renamed:
             drops = [o for o in changes if isinstance(o, ops.DropIndexOp)]
             changes = [o for o in changes if o not in drops]
@@ -395,68 +355,51 @@ class _Autogenerate:
         added = [o.column.name for o in with_values if isinstance(o, ops.AddColumnOp)]
         added = [column for column in added if column in versioned]
         dropped = [o.column_name for o in with_values if isinstance(o, ops.DropColumnOp)]
+
+        def sync(columns: Sequence[str]) -> Call:
+            return "sync_versions", (plan.parent.name, columns), {**names, **_names(plan)}
+
         if added:
-            self._last.append(HistoryOp(("sync_versions", (plan.parent.name, added), names)))
+            self._last.append(HistoryOp(sync(added)))
         if dropped and not self._keep_dropped:
-            self._first.append(
-                HistoryOp(None, ("sync_versions", (plan.parent.name, dropped), names))
-            )
+            self._first.append(HistoryOp(None, sync(dropped)))
 
     def _modified_version_table(self, operation: ops.ModifyTableOps) -> Iterator[MigrateOperation]:
-        name = _name(operation)
-        plan = self._versions[name]
+        def when(step: tuple[int, MigrateOperation]) -> tuple[int, bool]:
+            return step[0], isinstance(step[1], HistoryOp)
+
+        steps = sorted(self._steps(operation, self._versions[_name(operation)]), key=when)
+        for (_, is_ours), group in groupby(steps, key=when):
+            changes = [change for _, change in group]
+            yield from changes if is_ours else _modify(operation, changes)
+
+    def _steps(
+        self, operation: ops.ModifyTableOps, plan: TablePlan
+    ) -> Iterator[tuple[int, MigrateOperation]]:
+        """The changes of a version table, and when: ends are there before an index needs them."""
         renamed = self._renamed_columns(operation)
-        begin: list[MigrateOperation] = []
-        columns: list[MigrateOperation] = []
-        links: list[MigrateOperation] = []
-        end: list[MigrateOperation] = []
         for change in operation.ops:
             column = _column_name(change)
             if column in renamed or column in renamed.values():
                 continue
-            if isinstance(change, (ops.CreateIndexOp, ops.DropIndexOp)):
-                self._index(change, plan, begin, end)
-                continue
-            if column == plan.options.end_transaction_column_name:
-                names = _named(plan, "transaction_column", "end_transaction_column")
-                names["schema"] = plan.version.schema
-                call = ("link_versions", (plan.version.name,), names)
-                if isinstance(change, ops.AddColumnOp):
-                    links.append(HistoryOp(call))
-                else:
-                    begin.append(HistoryOp(None, call))
-            elif isinstance(change, ops.DropColumnOp) and self._keep_dropped:
-                continue
-            elif isinstance(change, ops.AlterColumnOp):
-                # a version column never increments: Alembic warns where it is told so
-                change.kw.pop("autoincrement", None)
-            columns.append(change)
-        for part in (begin, columns, links, end):
-            calls = [o for o in part if isinstance(o, HistoryOp)]
-            yield from _modify(operation, [o for o in part if o not in calls])
-            yield from calls
-
-    def _index(
-        self,
-        change: ops.CreateIndexOp | ops.DropIndexOp,
-        plan: TablePlan,
-        begin: list[MigrateOperation],
-        end: list[MigrateOperation],
-    ) -> None:
-        created = isinstance(change, ops.CreateIndexOp)
-        if change.index_name != f"uq_{plan.version.name}_open":
-            (end if created else begin).append(change)
-            return
-        named = {**_named(plan, "end_transaction_column"), "schema": plan.version.schema}
-        columns = [version.name for _, version in plan.keys]
-        there, back = (
-            (f"{verb}_open_version_index", (change.index_name, plan.version.name, columns), named)
-            for verb in ("create", "drop")
-        )
-        if not created:
-            begin.append(HistoryOp(back, there))
-        elif self._partial or _name_of(plan.version) in self._created:
-            end.append(HistoryOp(there, back))
+            if isinstance(change, ops.CreateIndexOp):
+                if change.index_name != _open_index(plan):
+                    yield 4, change
+                elif self._partial or _name(operation) in self._created:
+                    yield 4, _create_open_index(plan)
+            elif isinstance(change, ops.DropIndexOp):
+                is_open = change.index_name == _open_index(plan)
+                yield 0, _create_open_index(plan).reverse() if is_open else change
+            elif column == plan.options.end_transaction_column_name:
+                link = "link_versions", (plan.version.name,), _of_version_table(plan)
+                is_new = isinstance(change, ops.AddColumnOp)
+                yield (3, HistoryOp(link)) if is_new else (1, HistoryOp(None, link))
+                yield 2, change
+            elif not (isinstance(change, ops.DropColumnOp) and self._keep_dropped):
+                if isinstance(change, ops.AlterColumnOp):
+                    # a version column never increments: Alembic warns where it is told so
+                    change.kw.pop("autoincrement", None)
+                yield 2, change
 
 
 def _name(operation: Any) -> Name:
@@ -479,33 +422,53 @@ def _version_of(plan: TablePlan, name: Name) -> str:
     return version if plan.version.schema == schema else f"{plan.version.schema}.{version}"
 
 
-_ABOUT_TRANSACTION: Final = (
-    "transaction_table",
-    "transaction_schema",
-    "transaction_column",
-    "operation_column",
-)
-
-
-def _named(plan: TablePlan, *arguments: str) -> dict[str, str | None]:
-    """What operations have to be told by these arguments: names that are not the default ones."""
-    end = plan.options.end_transaction_column_name
-    names = {
-        "transaction_table": _unless("transaction", plan.transaction.name),
-        "transaction_schema": plan.transaction.schema,
-        "transaction_column": _unless("transaction_id", plan.tx.name),
-        "end_transaction_column": _unless("end_transaction_id", end),
-        "operation_column": _unless("operation_type", plan.op.name),
-        "version_table": _unless(
-            f"{plan.parent.name}_version", _version_of(plan, _name_of(plan.parent))
-        ),
-        "schema": plan.parent.schema,
+def _rename(plan: TablePlan, old: Name, new: Name) -> Call:
+    named = {
+        "old_version_table": _unless(f"{old[1]}_version", _version_of(plan, old)),
+        "new_version_table": _unless(f"{new[1]}_version", _version_of(plan, new)),
+        "schema": old[0],
     }
-    return {name: names[name] for name in arguments}
+    return "rename_versioned_table", (old[1], new[1]), named
+
+
+def _names(plan: TablePlan) -> dict[str, Any]:
+    """What operations have to be told of: names that are not the default ones."""
+    names = Names(
+        transaction_table=plan.transaction.name,
+        transaction_schema=plan.transaction.schema,
+        transaction_column=plan.tx.name,
+        end_transaction_column=plan.options.end_transaction_column_name,
+        operation_column=plan.op.name,
+    )
+    return {key: name for key, name in names._asdict().items() if name != getattr(Names(), key)}
+
+
+def _of_version_table(plan: TablePlan) -> dict[str, Any]:
+    return {**_names(plan), "schema": plan.version.schema}
+
+
+def _version_table(plan: TablePlan) -> dict[str, str | None]:
+    version = _version_of(plan, _name_of(plan.parent))
+    default = f"{plan.parent.name}_version"
+    return {"version_table": _unless(default, version), "schema": plan.parent.schema}
 
 
 def _unless(default: str, value: str) -> str | None:
     return None if value == default else value
+
+
+def _open_index(plan: TablePlan) -> str:
+    return f"uq_{plan.version.name}_open"
+
+
+def _create_open_index(plan: TablePlan) -> HistoryOp:
+    columns = [version.name for _, version in plan.keys]
+    arguments = (_open_index(plan), plan.version.name, columns)
+    named = _of_version_table(plan)
+    return HistoryOp(
+        ("create_open_version_index", arguments, named),
+        ("drop_open_version_index", arguments, named),
+    )
 
 
 def _modify(
@@ -526,14 +489,13 @@ def _has_values(column: sa.Column[Any]) -> bool:
     return column.server_default is not None or not column.nullable
 
 
-def _sequence(name: Name) -> tuple[Call, Call]:
-    schema, table = name
-    arguments = (f"{table}_id_seq",)
-    named = {"schema": schema}
-    return (
-        ("create_transaction_sequence", arguments, named),
-        ("drop_transaction_sequence", arguments, named),
-    )
+def _with_sequence(operation: ops.CreateTableOp | ops.DropTableOp) -> list[MigrateOperation]:
+    """A table with its sequence, which may belong to it: so it is made after it, and dropped after it."""
+    arguments = (f"{operation.table_name}_id_seq",), {"schema": operation.schema}
+    create = ("create_transaction_sequence", *arguments)
+    drop = ("drop_transaction_sequence", *arguments)
+    there, back = (create, drop) if isinstance(operation, ops.CreateTableOp) else (drop, create)
+    return [HistoryOp(None, back), operation, HistoryOp(there)]
 
 
 def _without_moved_keys(

@@ -1,8 +1,9 @@
 """The operations of ``op`` that migrate a history. They know tables, no models.
 
 ``version_table`` is by default the table's name and ``_version``, with its schema in front where that
-is not the table's: ``"history.article_version"``. ``transaction_column`` and the like are the names
-of columns where options have changed them.
+is not the table's: ``"history.article_version"``. ``**names`` are those that options have changed:
+``transaction_table``, ``transaction_schema``, ``transaction_column``, ``end_transaction_column``,
+``operation_column``.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ from typing import Any
 import sqlalchemy as sa
 from alembic.operations import MigrateOperation, Operations
 
-from sqlalchemy_history.config import Options
 from sqlalchemy_history.maintenance.backfill import MARK
 from sqlalchemy_history.operation import Operation
 from sqlalchemy_history.schema import update_end_tx_column
 from sqlalchemy_history.transaction import utcnow
 
-from .triggers import Name, ReflectedNative
+from .triggers import Name, Names, ReflectedNative
 
 Tables = str | Sequence[str | tuple[str, str]]
 
@@ -57,50 +57,41 @@ def _reflected(operations: Operations, name: str, schema: str | None) -> sa.Tabl
     return sa.Table(name, sa.MetaData(), schema=schema, autoload_with=operations.get_bind())
 
 
-def _keys(version: sa.Table, transaction_column: str) -> list[str]:
-    return [c.name for c in version.primary_key if c.name != transaction_column]
+def _keys(version: sa.Table, called: Names) -> list[str]:
+    return [c.name for c in version.primary_key if c.name != called.transaction_column]
 
 
 @_operation
 def backfill_versions(
-    cls: Any,
-    operations: Operations,
-    tables: Tables,
-    *,
-    transaction_table: str = "transaction",
-    transaction_schema: str | None = None,
-    transaction_column: str = "transaction_id",
-    operation_column: str = "operation_type",
-    schema: str | None = None,
+    cls: Any, operations: Operations, tables: Tables, *, schema: str | None = None, **names: Any
 ) -> None:
     """Give rows without history a first version, all under one transaction row.
 
     :param tables: a table or several, those of one joined hierarchy together; each a name, or a
         pair of it and the name of the version table.
     """
-    connection = operations.get_bind()
-    transaction = _reflected(operations, transaction_table, transaction_schema)
+    connection, called = operations.get_bind(), Names(**names)
+    transaction = _reflected(operations, called.transaction_table, called.transaction_schema)
     selects = []
     for name, version_name in _pairs(tables):
         live = _reflected(operations, name, schema)
         version = _reflected(operations, version_name, schema)
-        keys = _keys(version, transaction_column)
-        names = [c.name for c in live.c if c.name in version.c]
-        known = sa.exists().where(*(version.c[key] == live.c[key] for key in keys))
-        selects.append((version, names, sa.select(*(live.c[n] for n in names)).where(~known)))
+        known = sa.exists().where(*(version.c[k] == live.c[k] for k in _keys(version, called)))
+        columns = [c.name for c in live.c if c.name in version.c]
+        selects.append((version, columns, sa.select(*(live.c[n] for n in columns)).where(~known)))
     if not any(connection.execute(new.limit(1)).first() for _, _, new in selects):
         return
     row = {"issued_at": utcnow(), "remote_addr": MARK}
     row = {name: value for name, value in row.items() if name in transaction.c}
-    sequence = sa.Sequence(f"{transaction_table}_id_seq", schema=transaction_schema)
+    sequence = sa.Sequence(f"{transaction.name}_id_seq", schema=transaction.schema)
     if connection.dialect.supports_sequences:
         row["id"] = connection.scalar(sequence.next_value())
     result = connection.execute(sa.insert(transaction).values(row))
     assert result.inserted_primary_key is not None
     tx = result.inserted_primary_key[0]
-    for version, names, new in selects:
+    for version, columns, new in selects:
         rows = new.add_columns(sa.literal(tx), sa.literal(Operation.INSERT))
-        target = [*names, transaction_column, operation_column]
+        target = [*columns, called.transaction_column, called.operation_column]
         connection.execute(sa.insert(version).from_select(target, rows))
 
 
@@ -122,9 +113,8 @@ def sync_versions(
     columns: Sequence[str],
     *,
     version_table: str | None = None,
-    transaction_column: str = "transaction_id",
-    operation_column: str = "operation_type",
     schema: str | None = None,
+    **names: Any,
 ) -> None:
     """Give the versions that are valid now the live rows' values of ``columns``.
 
@@ -134,36 +124,29 @@ def sync_versions(
     live = _reflected(operations, name, schema)
     version = _reflected(operations, version_name, schema)
     later = version.alias("later")
-    keys = _keys(version, transaction_column)
+    called = Names(**names)
+    keys = _keys(version, called)
     same_row = sa.and_(*(version.c[key] == live.c[key] for key in keys))
     newer = sa.exists().where(
         *(later.c[key] == version.c[key] for key in keys),
-        later.c[transaction_column] > version.c[transaction_column],
+        later.c[called.transaction_column] > version.c[called.transaction_column],
     )
     values = {c: sa.select(live.c[c]).where(same_row).scalar_subquery() for c in columns}
     operations.get_bind().execute(
         sa.update(version)
-        .where(version.c[operation_column] != Operation.DELETE, ~newer)
+        .where(version.c[called.operation_column] != Operation.DELETE, ~newer)
         .values(values)
     )
 
 
 @_operation
 def link_versions(
-    cls: Any,
-    operations: Operations,
-    version_table: str,
-    *,
-    transaction_column: str = "transaction_id",
-    end_transaction_column: str = "end_transaction_id",
-    schema: str | None = None,
+    cls: Any, operations: Operations, version_table: str, *, schema: str | None = None, **names: Any
 ) -> None:
     """Let every version end where the next one starts: the strategy is validity from now on."""
+    version, called = _reflected(operations, version_table, schema), Names(**names)
     update_end_tx_column(
-        _reflected(operations, version_table, schema),
-        end_transaction_column,
-        transaction_column,
-        operations.get_bind(),
+        version, called.end_transaction_column, called.transaction_column, operations.get_bind()
     )
 
 
@@ -240,12 +223,12 @@ def create_open_version_index(
     version_table: str,
     columns: Sequence[str],
     *,
-    end_transaction_column: str = "end_transaction_id",
     schema: str | None = None,
+    **names: Any,
 ) -> None:
     """Make two open versions of one row impossible, on databases that have partial indexes."""
     if operations.get_context().dialect.name in ("sqlite", "postgresql"):
-        is_open = sa.column(end_transaction_column).is_(None)
+        is_open = sa.column(Names(**names).end_transaction_column).is_(None)
         operations.create_index(
             name,
             version_table,
@@ -265,8 +248,8 @@ def drop_open_version_index(
     version_table: str,
     columns: Sequence[str] = (),
     *,
-    end_transaction_column: str = "end_transaction_id",
     schema: str | None = None,
+    **names: Any,
 ) -> None:
     """The reverse of ``create_open_version_index()``."""
     if operations.get_context().dialect.name in ("sqlite", "postgresql"):
@@ -302,10 +285,8 @@ def create_history_triggers(
 
     :param tables: a table, or all those of one joined hierarchy together, its base table first;
         each a name, or a pair of it and the name of the version table.
-    :param names: ``transaction_table``, ``transaction_schema``, ``transaction_column``,
-        ``end_transaction_column``, ``operation_column`` where they are not the default ones.
     """
-    _native(operations, tables, schema, **names).create_all()
+    _native(operations, tables, schema, names).create_all()
 
 
 @_operation
@@ -322,30 +303,13 @@ def drop_history_triggers(
 
     :param shared: no table has such triggers any more: what they share goes, too.
     """
-    _native(operations, tables, schema, **names).drop_all(shared=shared)
+    _native(operations, tables, schema, names).drop_all(shared=shared)
 
 
 def _native(
-    operations: Operations,
-    tables: Tables,
-    schema: str | None,
-    *,
-    transaction_table: str = "transaction",
-    transaction_schema: str | None = None,
-    transaction_column: str = "transaction_id",
-    end_transaction_column: str = "end_transaction_id",
-    operation_column: str = "operation_type",
+    operations: Operations, tables: Tables, schema: str | None, names: dict[str, Any]
 ) -> ReflectedNative:
     if operations.get_context().as_sql:
         raise _needs_connection(f"triggers of {tables!r}")
-    return ReflectedNative(
-        operations.get_bind(),
-        [((schema, name), _placed(version, schema)) for name, version in _pairs(tables)],
-        transaction_table=transaction_table,
-        transaction_schema=transaction_schema,
-        columns=Options(
-            transaction_column_name=transaction_column,
-            end_transaction_column_name=end_transaction_column,
-            operation_type_column_name=operation_column,
-        ),
-    )
+    pairs = [((schema, name), _placed(version, schema)) for name, version in _pairs(tables)]
+    return ReflectedNative(operations.get_bind(), pairs, Names(**names))

@@ -8,7 +8,7 @@ makes the triggers of the columns that were there.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -18,6 +18,16 @@ from sqlalchemy_history.plan import TablePlan
 from sqlalchemy_history.strategy import STRATEGIES
 
 Name = tuple[str | None, str]
+
+
+class Names(NamedTuple):
+    """What the tables and columns of a history are called; options can change it."""
+
+    transaction_table: str = "transaction"
+    transaction_schema: str | None = None
+    transaction_column: str = "transaction_id"
+    end_transaction_column: str = "end_transaction_id"
+    operation_column: str = "operation_type"
 
 
 def tables_with_triggers(connection: sa.Connection, schemas: Collection[str | None]) -> set[Name]:
@@ -56,25 +66,19 @@ class ReflectedNative(Native):
     """
 
     def __init__(
-        self,
-        connection: sa.Connection,
-        pairs: Sequence[tuple[Name, Name]],
-        *,
-        transaction_table: str,
-        transaction_schema: str | None,
-        columns: Options,
+        self, connection: sa.Connection, pairs: Sequence[tuple[Name, Name]], names: Names
     ) -> None:
         manager: Any = None  # only tables are looked at
         super().__init__(manager)
         self._connection = connection
-        self._columns = columns
+        self._names = names
         self._metadata = sa.MetaData()
-        self._transaction = self._table(transaction_schema, transaction_table)
-        name = f"{transaction_table}_id_seq"
+        self._transaction = self._table(names.transaction_schema, names.transaction_table)
+        sequence = sa.Sequence(f"{names.transaction_table}_id_seq", schema=names.transaction_schema)
         if connection.dialect.supports_sequences and sa.inspect(connection).has_sequence(
-            name, schema=transaction_schema
+            sequence.name, schema=sequence.schema
         ):
-            self._transaction.c.id.default = sa.Sequence(name, schema=transaction_schema)
+            self._transaction.c.id.default = sequence
         hierarchy: list[TablePlan] = []
         for table, version_table in pairs:
             parent, version = self._table(*table), self._table(*version_table)
@@ -99,7 +103,7 @@ class ReflectedNative(Native):
             default = inspector.default_schema_name
             others = inspector.get_schema_names()
             schemas += [s for s in others if s not in (default, "information_schema")]
-        mine = {self._columns.transaction_column_name, self._columns.operation_type_column_name}
+        mine = {self._names.transaction_column, self._names.operation_column}
         found = []
         for schema in schemas:
             for (_, name), columns in inspector.get_multi_columns(schema).items():
@@ -112,10 +116,10 @@ class ReflectedNative(Native):
         return sa.Table(name, self._metadata, schema=schema, autoload_with=self._connection)
 
     def _plan(self, parent: sa.Table, version: sa.Table, hierarchy: list[TablePlan]) -> TablePlan:
-        names = self._columns
-        keys = [c.key for c in version.primary_key if c.key != names.transaction_column_name]
+        names = self._names
+        keys = [c.key for c in version.primary_key if c.key != names.transaction_column]
         both = [c.key for c in parent.c if c.key in version.c]
-        end = version.c.get(names.end_transaction_column_name)
+        end = version.c.get(names.end_transaction_column)
         return TablePlan(
             manager=self._manager,
             parent=parent,
@@ -123,10 +127,14 @@ class ReflectedNative(Native):
             transaction=self._transaction,
             columns=tuple((parent.c[key], version.c[key]) for key in both),
             keys=tuple((parent.c[key], version.c[key]) for key in keys),
-            tx=version.c[names.transaction_column_name],
+            tx=version.c[names.transaction_column],
             end=end,
-            op=version.c[names.operation_type_column_name],
-            options=names,
+            op=version.c[names.operation_column],
+            options=Options(
+                transaction_column_name=names.transaction_column,
+                end_transaction_column_name=names.end_transaction_column,
+                operation_type_column_name=names.operation_column,
+            ),
             strategy=STRATEGIES["subquery" if end is None else "validity"],
             hierarchy=hierarchy,
             association=not parent.primary_key.columns,
