@@ -764,7 +764,7 @@ class _Update(_Change):
         """Whether triggers may change more; where it costs nothing, asked with the transaction row."""
         unit, recorder, target = self.unit, self.recorder, targets[0]
         table = target.plan.parent
-        if unit.tx is not None or recorder.dialect.name == "postgresql" or len(targets) > 1:
+        if unit.tx is not None or len(targets) > 1 or recorder.takes_one_statement(target.plan):
             return has_triggers(unit.connection, table)
         exists = trigger_exists(table, recorder.dialect)
         target = target.only(or_(self._changed(target), exists))

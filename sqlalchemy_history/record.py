@@ -234,11 +234,15 @@ class Recorder:
         self._guard(unit, plan)
         if unit.tx is not None and plan in unit.recorded_plans:
             target = target.only(~self.is_own(plan, target))
-        if self._postgresql and plan.strategy.has_end and not plan.association:
+        if self.takes_one_statement(plan):
             return self._record_at_once(unit, target, operation, new_row, is_ours)
         return self._record_in_steps(
             unit, target, operation, new_row, is_locked, is_ours, is_newest
         )
+
+    def takes_one_statement(self, plan: TablePlan) -> bool:
+        """Transaction row and versions are written at once; else nothing comes before ``begin()``."""
+        return self._postgresql and plan.strategy.has_end and not plan.association
 
     # -- the option baseline
 
