@@ -104,7 +104,7 @@ def _found(
     """What ``statement`` finds: rows of (keys, transaction); each says its kind if not all are of one."""
     with work.connection.execute(statement, execution_options={"yield_per": 1000}) as result:
         for row in result:
-            *values, tx, found = row if kind is None else (*row, kind)
+            *values, tx, found = [*row] if kind is None else [*row, kind]
             key = as_key(values) if values else None
             severity, meaning = KINDS[found]
             if found == "no history":

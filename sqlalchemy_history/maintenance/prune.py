@@ -77,7 +77,8 @@ def equal_versions(
     """
     own, same = _and_before(work, root)
     columns = [*root.keys_of(own), root.tx_of(own)]
-    statement = select(*columns).where(root.op_of(own) != Operation.DELETE, same)
+    statement: Any = select(*columns)
+    statement = statement.where(root.op_of(own) != Operation.DELETE, same)
     if any(part.options.track_relations for part in root.hierarchy):
         return statement.where(false()), columns
     for part in root.hierarchy[1:]:
@@ -165,7 +166,8 @@ def prune(
     for root in work.roots if keep_last is None else work.roots[:1]:
         v = root.version
         columns = [*root.keys_of(v), root.tx_of(v)]
-        statement = select(*columns).where(*_removable(root, v, at, keep_last))
+        statement: Any = select(*columns)
+        statement = statement.where(*_removable(root, v, at, keep_last))
         for rows in work.batches(statement, columns):
             for part in reversed(root.hierarchy):
                 work.remove(part, rows)
