@@ -53,6 +53,26 @@ with ``handwritten``.
 what the time of a transaction of one row is spent on, and ``python -m benchmarks.growth`` what long
 histories cost.
 
+Where a goal is missed
+----------------------
+
+W3, W14
+   Small transactions. Who records has to listen to the session and to the engine, and what SQLAlchemy
+   spends on that is most of what the goal leaves, as the floor shows: it only listens and sends three
+   finished statements. :doc:`profile` counts whose instructions the rest are.
+W12, W13
+   Each object that a flush has looked at is looked at once more, to see whether it changed. SQLAlchemy
+   takes several times as long for it, but a hundredth of that is not enough.
+W10, import
+   The partial index of open versions names its condition for SQLite and PostgreSQL, and SQLAlchemy
+   loads both dialects for it; a program that uses PostgreSQL has loaded that one anyway. The import
+   brings in what records and what reads, since each program that calls ``make_versioned()`` needs it.
+R1 to R4
+   Versions are loaded as objects by SQLAlchemy's ORM, in one query or two. :doc:`profile` shows how
+   little of the time is this package's: reading as many live objects takes as long.
+R5
+   The database reads the versions of a whole table, with the SQL that is written by hand, too.
+
 .. toctree::
    :glob:
 
