@@ -126,19 +126,20 @@ def _reads_all(element: Latest, statements: list[Any]) -> bool:
 
 def _criteria(statements: list[Any]) -> Iterator[Any]:
     for statement in statements:
-        yield from _flat(getattr(statement, "_where_criteria", ()))
+        yield from conjunction(getattr(statement, "_where_criteria", ()))
 
 
 def _on_clauses(statement: Any) -> Iterator[Any]:
     for from_ in getattr(statement, "_from_obj", ()):
         joins = (part for part in visitors.iterate(from_) if isinstance(part, Join))
-        yield from _flat(join.onclause for join in joins)
+        yield from conjunction(join.onclause for join in joins)
 
 
-def _flat(criteria: Iterable[Any]) -> Iterator[Any]:
+def conjunction(criteria: Iterable[Any]) -> Iterator[Any]:
+    """The conditions that all of ``criteria`` are made of with AND."""
     for one in criteria:
         if isinstance(one, BooleanClauseList) and one.operator is operators.and_:
-            yield from _flat(one.clauses)
+            yield from conjunction(one.clauses)
         else:
             yield one
 

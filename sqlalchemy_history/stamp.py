@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
-    Alias,
     BindParameter,
     Column,
     ColumnElement,
@@ -41,6 +40,7 @@ from .statement import (
     criteria,
     is_of_flush,
     is_ordered,
+    parent_table,
     plain,
     resolved,
     set_clause,
@@ -211,10 +211,8 @@ def stop() -> None:
 
 
 def _info(table: Any) -> dict[Any, Any]:
-    while isinstance(table, Alias):
-        table = table.element
-    info: dict[Any, Any] = getattr(table._deannotate(), "info", {})  # `sa.table()` has none
-    return info
+    table = parent_table(table)
+    return {} if table is None else table.info
 
 
 def _stamps_of(table: Any) -> Stamps:

@@ -5,7 +5,7 @@ Much of it SQLAlchemy only knows inside of its compiler, whose state is asked he
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -21,9 +21,10 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.sql import operators, visitors
-from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList
+from sqlalchemy.sql.elements import BinaryExpression, BindParameter
 from sqlalchemy.util import EMPTY_DICT
 
+from .latest import conjunction
 from .plan import Key, as_key
 
 Parameters = Sequence[Mapping[str, Any]]
@@ -58,8 +59,10 @@ def parent_table(table: Any) -> Table | None:
     """The table behind an alias or an annotation of it; None where there are several."""
     while isinstance(table, Alias):
         table = table.element
-    table = table._deannotate() if isinstance(table, Table) else None
-    return table  # type: ignore[no-any-return]
+    if not isinstance(table, Table):
+        return None
+    plain_table: Table = table._deannotate()
+    return plain_table
 
 
 def is_of_flush(statement: Any, options: Mapping[str, Any]) -> bool:
@@ -94,7 +97,7 @@ def equalities(
 ) -> list[dict[str, Any]] | None:
     """``{column: value}`` for each of ``rows``; None if the WHERE is not ``column = value AND ...``."""
     found: dict[str, BindParameter[Any]] = {}
-    for part in _conjunction(where):
+    for part in conjunction(where):
         if not (
             isinstance(part, BinaryExpression)
             and part.operator is operators.eq
@@ -119,14 +122,6 @@ def given_keys(
     if found is None or found[0].keys() != set(names):
         return None
     return list(dict.fromkeys(as_key(values[name] for name in names) for values in found))
-
-
-def _conjunction(where: Sequence[Any]) -> Iterator[Any]:
-    for part in where:
-        if isinstance(part, BooleanClauseList) and part.operator is operators.and_:
-            yield from _conjunction(part.clauses)
-        else:
-            yield part
 
 
 def is_limited(statement: Any) -> bool:

@@ -206,7 +206,7 @@ def _command(function: Callable[..., _Answer]) -> Callable[..., _Answer]:
     _, *arguments = inspect.signature(function, eval_str=True).parameters.values()
     *shared, _ = inspect.signature(run, eval_str=True).parameters.values()
     both = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*arguments, *shared)]
-    # what Typer asks a function for
+    # what Typer asks a function for; no type of a function has it
     run.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in both}
     cli.command(function.__name__, help=function.__doc__)(run)
