@@ -68,7 +68,7 @@ def timeline(session: Session, obj: Any) -> list[TimelineEntry[Any]]:
     )
     entries = []
     before: dict[str, Any] | None = None
-    for version in session.scalars(statement, execution_options={"populate_existing": True}):
+    for version in session.scalars(statement):
         values = version_values(version)
         operation = plan.operation_of(version)
         entries.append(

@@ -347,7 +347,9 @@ def _parents_by_key(session: Session) -> Iterable[Any]:
         if not any(value is None or isinstance(value, LoaderCallableStatus) for value in key):
             pairs = zip(prop.local_remote_pairs or [], key, strict=True)
             parents = select(prop.parent.class_).where(*(c == value for (c, _), value in pairs))
-            yield from (parent for parent in session.scalars(parents) if parent not in deleted)
+            yield from (
+                parent for parent in session.scalars(parents).unique() if parent not in deleted
+            )
 
 
 def _synchronized(obj: Any, context: Any, attributes: Any) -> None:

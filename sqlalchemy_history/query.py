@@ -362,10 +362,14 @@ def has_key(plan: ClassPlan, key: Key) -> ColumnElement[bool]:
 
 
 def versions_of(plan: ClassPlan, key: Key, *, descending: bool = False) -> Select[Any]:
-    """All versions of the row with ``key``, in the order of their transactions."""
+    """All versions of the row with ``key``, in the order of their transactions.
+
+    Those that the session holds are loaded anew: they may have been closed, or written again, since.
+    """
     cls: Any = plan.version_class
     tx = plan.transaction_id
-    return select(cls).where(has_key(plan, key)).order_by(tx.desc() if descending else tx)
+    statement = select(cls).where(has_key(plan, key)).order_by(tx.desc() if descending else tx)
+    return statement.execution_options(populate_existing=True)
 
 
 def neighbour(plan: ClassPlan, key: Key, tx: int, step: int) -> Select[Any]:

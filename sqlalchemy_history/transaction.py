@@ -199,7 +199,11 @@ class TransactionBase:
         result = {}
         for plan in self.__versioning_manager__.root_plans(session):
             cls: Any = plan.version_class
-            versions = session.scalars(select(cls).where(plan.transaction_id == self.id)).all()
+            versions = session.scalars(
+                select(cls).where(plan.transaction_id == self.id),
+                # while the transaction runs, what is held may have been written again
+                execution_options={"populate_existing": True},
+            ).all()
             if versions:
                 result[cls] = list(versions)
         return result

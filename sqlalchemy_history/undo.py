@@ -135,10 +135,12 @@ def revert_transaction(
 
     What the transaction made is deleted, what it deleted is made again with its keys, and the columns
     that it changed get back the values from before. The same goes for links of many-to-many
-    relationships. The session is flushed, in an order that foreign keys allow, and not committed.
+    relationships. The session is flushed, before it and in an order that foreign keys allow, and not
+    committed. What it holds of the rows in question is read again: they count as the database has
+    them.
 
     :param tx: a Transaction.
-    :param dry_run: change nothing, and report what would be done, conflicts included. Objects that
+    :param dry_run: undo nothing, and report what would be done, conflicts included. Objects that
         would be made again are shown as their versions.
     :param overwrite: undo later changes of the same columns as well; and of objects that the
         transaction made, delete also what was added to them later.
@@ -153,6 +155,7 @@ def revert_transaction(
             f"revert_transaction() needs a Transaction, not {tx!r}; "
             f"session.get(transaction_class(Article), id) loads one"
         )
+    session.flush()
     plans: list[ClassPlan] = manager.root_plans(session)
     conflicts: list[Conflict] = []
     steps = [step for plan in plans for step in _steps(session, plan, tx.id, conflicts)]
@@ -246,10 +249,12 @@ def _steps(
     before = aliased(cls)
     same = [getattr(cls, name) == getattr(live_class, name) for name in plan.key_attributes]
     at_tx = plan.transaction_id == tx
-    living = {
-        plan.key_of_object(obj): obj
-        for obj in session.scalars(select(live_class).join(cls, and_(*same)).where(at_tx))
-    }
+    # what the session holds may be older than what was written since, by itself or by others
+    anew = {"populate_existing": True}
+    living = session.scalars(
+        select(live_class).join(cls, and_(*same)).where(at_tx), execution_options=anew
+    )
+    by_key = {plan.key_of_object(obj): obj for obj in living.unique()}
     columns: Any = plan.on(cls)
     columns_before: Any = plan.on(before)
     root = plan.root
@@ -262,7 +267,8 @@ def _steps(
                 root.strategy.covers(root, columns_before, tx - 1),
             ),
         )
-        .where(at_tx)
+        .where(at_tx),
+        execution_options=anew,
     ).all()
     for version, previous in pairs:
         step = _step(
@@ -271,7 +277,7 @@ def _steps(
             None
             if previous is None or plan.operation_of(previous) == Operation.DELETE
             else previous,
-            living.get(plan.key_of_object(version)),
+            by_key.get(plan.key_of_object(version)),
             conflicts,
         )
         if step is not None:
@@ -440,8 +446,10 @@ def _relinked(
         if owner is not None and target is not None:
             name = (id(owner), prop.key)
             if name not in found:
-                is_new = isinstance(owner, VersionEntity)
-                present = [] if is_new else targets_of(session, owner, prop.key)
+                present: list[Any] = []
+                if not isinstance(owner, VersionEntity):
+                    session.expire(owner, [prop.key])  # as in ``_steps``
+                    present = targets_of(session, owner, prop.key)
                 found[name] = (owner, prop, present, list(present))
             after = found[name][-1]
             if (target in after) is link.remove:
@@ -473,4 +481,4 @@ def _end(
         stand_in = plan and made.get((plan.root, as_key(key)))
         return session.get(mapper.class_, key) or stand_in
     where = [mapper.get_property_by_column(c).class_attribute == v for c, v in values.items()]
-    return session.scalars(select(mapper.class_).where(*where)).first()
+    return session.scalars(select(mapper.class_).where(*where)).unique().first()

@@ -109,11 +109,13 @@ class VersionQuery(Query[V]):
             )
         )
         self._order_by_clauses = (plan.transaction_id,)
+        # versions that the session holds may have been closed, or written again, since
+        self._execution_options = self._execution_options.union({"populate_existing": True})
 
     def select(self: Selectable[Statement]) -> Statement:
         """The versions as a ``Select``, for ``session.scalars()`` of any session, async ones included."""
         query: Any = self
-        statement: Statement = query.statement.execution_options(populate_existing=True)
+        statement: Statement = query.statement
         return statement
 
     def count(self) -> int:

@@ -550,14 +550,15 @@ def test_columns_of_a_subclass_without_a_table(Base: Any, open_session: Any) -> 
     assert puppy.get_updated_at("weeks") == puppy.last_modified_at > first
 
 
-def test_collection_counts_if_it_is_named(Base: Any, open_session: Any) -> None:
+@pytest.mark.parametrize("lazy", ["select", "joined"])
+def test_collection_counts_if_it_is_named(Base: Any, open_session: Any, lazy: Any) -> None:
     """__last_modified_relations__: an element more or less touches the object; others do not."""
 
     class Event(LastModifiedMixin, Base):
         __tablename__ = "event"
         __last_modified_relations__ = ("talks",)
         id: Mapped[int] = mapped_column(primary_key=True)
-        talks: Mapped[list[Any]] = relationship("Talk", back_populates="event")
+        talks: Mapped[list[Any]] = relationship("Talk", back_populates="event", lazy=lazy)
         notes: Mapped[list[Any]] = relationship("Note")
 
     class Talk(Base):
@@ -589,7 +590,7 @@ def test_collection_counts_if_it_is_named(Base: Any, open_session: Any) -> None:
         change(event)
         session.commit()
         session.expunge_all()
-        event = session.scalars(sa.select(Event)).one()
+        event = session.scalars(sa.select(Event)).unique().one()
         times.append(event.last_modified_at)
     assert times[0] == times[1]
     assert times[-1] == times[-2]

@@ -142,6 +142,30 @@ class TestVersions:
         assert [v.name for v in article.versions] == ["a", "c"]
         assert article.versions[1].name == "c"
 
+    def test_held_versions_get_what_was_written_since(
+        self, session: Any, models: SimpleNamespace
+    ) -> None:
+        """Whichever way versions are read: one that the session holds shows its row of now."""
+        article = make(session, models, "a")
+        ident = article.id
+        article.name = "b"
+        session.flush()
+        (*_, held) = article.versions
+        for name, read in {
+            "versions": lambda: list(article.versions)[-1],
+            "a slice": lambda: article.versions[1:][0],
+            "select": lambda: session.scalars(article.versions.select()).all()[-1],
+            "all_versions": lambda: type(held).all_versions(session, ident)[0],
+            "without links": lambda: type(held).all_versions(session, ident, link=False)[0],
+            "version_at": lambda: type(held).version_at(session, ident, held.transaction_id),
+            "timeline": lambda: timeline(session, article)[-1].version,
+            "changed_entities": lambda: held.transaction.changed_entities[type(held)][0],
+        }.items():
+            article.name = name
+            session.flush()
+            assert read() is held
+            assert held.name == name
+
     def test_they_belong_to_one_object(self, session: Any, models: SimpleNamespace) -> None:
         """Versions of other objects are not among them, with a composite key neither."""
         for a, b in (("x", 1), ("x", 2), ("y", 1)):

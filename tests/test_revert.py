@@ -904,6 +904,117 @@ class TestTransaction:
         assert names(session.scalars(sa.select(m.Tag))) == ["u"]
 
     @sqlite_only
+    def test_relationships_that_are_loaded_with_their_objects(
+        self, versioning: Any, Base: Any, open_session: Callable[..., Any]
+    ) -> None:
+        """Collections that are loaded by a join, and links that refer to no primary key."""
+        link = sa.Table(
+            "link",
+            Base.metadata,
+            sa.Column("shop", sa.ForeignKey("shop.code"), primary_key=True),
+            sa.Column("good", sa.ForeignKey("good.id"), primary_key=True),
+        )
+
+        class Good(Base):
+            __tablename__ = "good"
+            __versioned__: dict[str, Any] = {}
+            id: Mapped[int] = mapped_column(primary_key=True)
+            name: Mapped[str] = mapped_column(sa.String(9))
+
+        class Shop(Base):
+            __tablename__ = "shop"
+            __versioned__: dict[str, Any] = {}
+            id: Mapped[int] = mapped_column(primary_key=True)
+            code: Mapped[str] = mapped_column(sa.String(9), unique=True)
+            open: Mapped[bool]
+            goods: Mapped[list[Good]] = relationship(
+                secondary=link, lazy="joined", order_by=Good.name
+            )
+
+        session = open_session()
+        shop = Shop(code="s", open=False, goods=[Good(name="a"), Good(name="b")])
+        session.add(shop)
+        session.commit()
+        shop.open = True
+        shop.goods.pop()
+        session.commit()
+        revert_transaction(session, self.tx(shop, -1))
+        session.commit()
+        assert (shop.open, names(shop.goods)) == (False, ["a", "b"])
+
+    @pytest.mark.parametrize("dry_run", [False, True])
+    def test_rows_count_as_the_database_has_them(
+        self, session: Any, models: SimpleNamespace, dry_run: bool
+    ) -> None:
+        """What the session holds may be stale, and what it has not flushed counts as well."""
+        author, other = models.Author(id=1, name="a"), models.Author(id=2, name="x")
+        session.add_all([author, other])
+        session.commit()
+        made = self.tx(author, 0)
+        assert (author.name, other.name) == ("a", "x")
+        change = sa.update(models.Author).where(models.Author.id == 1).values(name="b")
+        session.execute(change, execution_options={"synchronize_session": False})
+        with session.no_autoflush:
+            other.name = "y"
+            assert author.name == "a"
+            if dry_run:
+                conflicts = revert_transaction(session, made, dry_run=True).conflicts
+            else:
+                with pytest.raises(RevertConflict) as error:
+                    revert_transaction(session, made)
+                conflicts = error.value.conflicts
+            assert (author.name, other.name) == ("b", "y")
+        assert sorted(conflict.reason for conflict in conflicts) == [
+            "name has become 'b' since it was made",
+            "name has become 'y' since it was made",
+        ]
+
+    @sqlite_only
+    def test_the_running_transaction_can_be_undone(
+        self, session: Any, models: SimpleNamespace
+    ) -> None:
+        """Its versions count as they are by now, not as they were loaded."""
+        author = models.Author(id=1, name="a")
+        session.add(author)
+        session.flush()
+        assert author.versions[0].name == "a"
+        version = author.versions[0]
+        author.name = "b"
+        session.flush()
+        report = revert_transaction(session, version.transaction)
+        assert [one.action for one in report.objects] == ["deleted"]
+        session.commit()
+        assert session.get(models.Author, 1) is None
+
+    @pytest.mark.parametrize("gone", [False, True])
+    def test_links_count_as_the_database_has_them(
+        self, session: Any, models: SimpleNamespace, gone: bool
+    ) -> None:
+        """A link that was removed, or made again, behind a loaded collection is known as that."""
+        m = models
+        article, tag = m.Article(id=1, name="a"), m.Tag(id=1, name="t")
+        session.add_all([article, tag])
+        session.commit()
+        article.tags.append(tag)
+        session.commit()
+        if not gone:
+            article.tags.remove(tag)
+            session.commit()
+        table = sa.inspect(m.Article).relationships.tags.secondary
+        last = session.scalars(
+            sa.select(transaction_class(m.Article)).order_by(sa.desc("id")).limit(1)
+        ).one()
+        assert names(article.tags) == (["t"] if gone else [])
+        if gone:
+            session.execute(sa.delete(table))
+        else:
+            session.execute(sa.insert(table), {"article_id": 1, "tag_id": 1})
+        assert names(article.tags) == (["t"] if gone else [])
+        revert_transaction(session, last)
+        session.commit()
+        assert names(article.tags) == ([] if gone else ["t"])
+
+    @sqlite_only
     def test_unique_values_that_changed_hands(
         self, versioning: Any, options: Any, Base: Any, open_session: Callable[..., Any]
     ) -> None:
