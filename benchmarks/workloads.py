@@ -8,6 +8,7 @@ numbers of those that write are those of the project's goals, which have no W6 a
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -260,14 +261,18 @@ def no_net_change(bench: Bench, n: int) -> Rows:
 
 @workload("W14", "attach 5 tags to an old association history", size=2_000, short=50, rounds=3)
 def attach_tags(bench: Bench, n: int) -> Rows:
-    """*n* links to 20 tags were made in transaction 1 and ended in transaction 2."""
+    """*n* links to 20 tags were made in transaction 1 and ended in transaction 2.
+
+    Tags are attached to another article first, which is not measured: tables that were just made
+    cost whoever asks first the time to prepare each statement.
+    """
     models = bench.models
     many = -(-n // 20)
     bench.empty()
     with bench.preparing() as connection:
         bench.transactions(connection, 2)
         for name, rows in {
-            "article": [{"title": f"article {number}"} for number in range(many + 1)],
+            "article": [{"title": f"article {number}"} for number in range(many + 2)],
             "tag": [{"name": f"tag {number}"} for number in range(20)],
         }.items():
             bench.insert(connection, bench.tables[name], rows)
@@ -280,15 +285,16 @@ def attach_tags(bench: Bench, n: int) -> Rows:
         bench.add_versions(connection, "article_tag", links, 1, INSERT, end=two)
         bench.add_versions(connection, "article_tag", links, 2, DELETE)
     bench.settle()
-    with bench.session() as session:
-        chosen = loaded(session, models.Tag)[:5]
-        owner = session.get_one(models.Article, many + 1)
-        assert owner.tags == []
-        with bench.clock():
-            owner.tags.extend(chosen)
-            made = [{"article_id": many + 1, "tag_id": number} for number in range(1, 6)]
-            bench.commit(session, linked=(models.article_tag, made))
-    return {"transaction": {"insert": 1}, "article_tag": {"insert": 5}}
+    for number in (many + 1, many + 2):
+        with bench.session() as session:
+            chosen = loaded(session, models.Tag)[:5]
+            owner = session.get_one(models.Article, number)
+            assert owner.tags == []
+            with bench.clock() if number == many + 2 else nullcontext():
+                owner.tags.extend(chosen)
+                made = [{"article_id": number, "tag_id": tag_id} for tag_id in range(1, 6)]
+                bench.commit(session, linked=(models.article_tag, made))
+    return {"transaction": {"insert": 2}, "article_tag": {"insert": 10}}
 
 
 @workload("import", "import the library", size=1, short=1, fresh=True, rounds=2)

@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Delete, Insert, Update, exists, select
@@ -214,36 +215,38 @@ def note_association(
     if isinstance(statement, Insert):
         if statement.select is not None or statement._post_values_clause is not None:
             return False
-        for values in inserted_values(statement, rows):
-            _note(unit, plan, Operation.INSERT, values)
+        _note_rows(unit, plan, Operation.INSERT, inserted_values(statement, rows))
         return True
     if not isinstance(statement, Delete):
         return False
     found = equalities(statement._where_criteria, rows)
     if found is None or not all(c.key in found[0] for c, _ in plan.keys):
         return False
-    for values in found:
-        _note(unit, plan, Operation.DELETE, values)
+    _note_rows(unit, plan, Operation.DELETE, found)
     return True
 
 
-def _note(unit: ConnectionUnit, plan: TablePlan, operation: int, values: Mapping[str, Any]) -> None:
-    try:
-        key = as_key(values[column.key] for column, _ in plan.keys)
-    except KeyError:
-        # a surrogate key, which the database makes: the row is found by its other values
-        columns = tuple(c for c in plan.parent.c if c.key in values and c.foreign_keys)
-        located = unit.located.setdefault((plan, columns), [])
-        located.append(as_key(values[c.key] for c in columns))
-        return
+def _note_rows(
+    unit: ConnectionUnit, plan: TablePlan, operation: int, rows: Iterable[Mapping[str, Any]]
+) -> None:
+    key_of = itemgetter(*(column.key for column, _ in plan.keys))
     noted = unit.associations.setdefault(plan, {})
-    before = noted.get(key)
-    if before is None:
-        noted[key] = operation
-    elif operation == Operation.DELETE:
-        noted[key] = None if before == Operation.INSERT else Operation.DELETE
-    elif before != Operation.INSERT:
-        noted[key] = Operation.UPDATE
+    for values in rows:
+        try:
+            key = key_of(values)
+        except KeyError:
+            # a surrogate key, which the database makes: the row is found by its other values
+            columns = tuple(c for c in plan.parent.c if c.key in values and c.foreign_keys)
+            located = unit.located.setdefault((plan, columns), [])
+            located.append(as_key(values[c.key] for c in columns))
+            continue
+        before = noted.get(key)
+        if before is None:
+            noted[key] = operation
+        elif operation == Operation.DELETE:
+            noted[key] = None if before == Operation.INSERT else Operation.DELETE
+        elif before != Operation.INSERT:
+            noted[key] = Operation.UPDATE
 
 
 def _locate(unit: ConnectionUnit) -> None:

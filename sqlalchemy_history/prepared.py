@@ -16,7 +16,8 @@ events; where there are neither, the driver's cursor is used directly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, CursorResult, Dialect, Executable
@@ -37,7 +38,7 @@ class Outcome(NamedTuple):
 class Prepared:
     """``statement`` compiled for ``dialect``."""
 
-    __slots__ = ("_constants", "_keys", "_names", "_processes", "_sql", "_statement")
+    __slots__ = ("_constants", "_names", "_pick", "_processes", "_sql", "_statement")
 
     def __init__(self, statement: Any, dialect: Dialect) -> None:
         self._statement: Executable = statement
@@ -49,17 +50,19 @@ class Prepared:
         names = compiled.positiontup if compiled.positional else list(compiled.binds)
         #: the names in the SQL; None where parameters have only positions
         self._names: list[str] | None = None if compiled.positional or not names else names
-        #: the names of the parameters in the order of the SQL, and what processes some of them
-        self._keys: list[str] = []
+        keys = [compiled.binds[name].key for name in names]
+        #: from parameters by name to their values in the order of the SQL, and what processes some
+        self._pick: Callable[[Mapping[str, Any]], Sequence[Any]] = (
+            itemgetter(*keys) if len(keys) > 1 else lambda values: [values[key] for key in keys]
+        )
         self._processes: list[tuple[int, Callable[[Any], Any]]] = []
         #: what parameters have that nobody passes: the literals of the statement
         self._constants: dict[str, Any] = {}
-        for name in names:
+        for position, name in enumerate(names):
             bind = compiled.binds[name]
             process = bind.type.dialect_impl(dialect).bind_processor(dialect)
             if process is not None:
-                self._processes.append((len(self._keys), process))
-            self._keys.append(bind.key)
+                self._processes.append((position, process))
             if not bind.required:
                 self._constants[bind.key] = bind.effective_value
 
@@ -74,9 +77,11 @@ class Prepared:
         if self._sql is None or not (quietly or _as_it_is(connection)):
             return _outcome(connection.execute(self._statement, dict(parameters)))
         values = {**self._constants, **parameters} if self._constants else parameters
-        row = [values[key] for key in self._keys]
-        for position, process in self._processes:
-            row[position] = process(row[position])
+        row = self._pick(values)
+        if self._processes:
+            row = list(row)
+            for position, process in self._processes:
+                row[position] = process(row[position])
         names = self._names
         processed: Any = tuple(row) if names is None else dict(zip(names, row, strict=True))
         if not quietly:

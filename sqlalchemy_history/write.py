@@ -849,14 +849,15 @@ class Writer:
         build: Callable[[Callable[[FromClause], ColumnElement[bool]]], Executable],
     ) -> int:
         """Run the statement ``name`` of ``plan`` for ``keys``; the number of rows it matched."""
-        one = len(keys) == 1
-        tx, rows = {"history__tx": unit.tx}, 0
+        one, rows = len(keys) == 1, 0
         for portion in self.format(plan).portions(keys):
+            parameters = self.key_parameters(plan, portion, "keys", one)
+            parameters["history__tx"] = unit.tx
             rows += self._run(
                 unit,
                 (name, plan, one),
                 lambda: build(lambda from_: self.key_clause(plan, from_, "keys", one)),
-                self.key_parameters(plan, portion, "keys", one) | tx,
+                parameters,
             ).rowcount
         return rows
 
@@ -916,15 +917,16 @@ def insert_transaction(
     condition: ColumnElement[bool] | None,
 ) -> Any:
     """An INSERT of one transaction row that returns its id, if ``condition`` holds."""
-    names = list(columns)
-    values: list[ColumnElement[Any]] = [
-        bindparam(f"history__value_{name}", type_=table.c[name].type) for name in names
-    ]
+    values: dict[str, ColumnElement[Any]] = {
+        name: bindparam(f"history__value_{name}", type_=table.c[name].type) for name in columns
+    }
     sequence: Any = table.c.id.default
     if sequence is not None and sequence.is_sequence and dialect.supports_sequences:
-        names.insert(0, "id")
-        values.insert(0, sequence.next_value())
-    row = select(*values)
-    if condition is not None:
-        row = row.where(condition)
-    return insert(table).from_select(names, row, include_defaults=False).returning(table.c.id)
+        values["id"] = sequence.next_value()
+    if condition is None:
+        # of an INSERT ... SELECT that returns something SQLite keeps a journal
+        statement = insert(table).values(values)
+    else:
+        row = select(*values.values()).where(condition)
+        statement = insert(table).from_select(list(values), row, include_defaults=False)
+    return statement.returning(table.c.id)

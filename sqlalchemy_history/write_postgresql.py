@@ -42,6 +42,9 @@ from .write import (
 
 _GROUPS = ("inserted", "updated", "unsure", "deleted")
 
+#: which of these groups of keys a table has, and whether they are of a single key
+_Groups = dict[str, bool]
+
 
 class PostgreSQLWriter(Writer):
     """Writes what a flush changed in all tables with one statement."""
@@ -52,23 +55,25 @@ class PostgreSQLWriter(Writer):
         fresh: Mapping[TablePlan, Changes],
         new_row: Callable[[], TransactionRow],
     ) -> None:
-        shapes = tuple(
-            (plan, tuple(name for name in _GROUPS if getattr(changes, name)))
-            for plan, changes in fresh.items()
-        )
+        shapes: list[tuple[TablePlan, _Groups]] = []
         parameters: dict[str, Any] = {}
-        for i, (plan, names) in enumerate(shapes):
-            for group in names:
-                keys: Sequence[Key] = getattr(fresh[plan], group)
-                parameters |= self.key_parameters(plan, keys, f"{group}_{i}", False)
+        for i, (plan, changes) in enumerate(fresh.items()):
+            groups: _Groups = {}
+            for group in _GROUPS:
+                keys: Sequence[Key] = getattr(changes, group)
+                if keys:
+                    # with an array PostgreSQL plans each execution anew, which takes longer than it
+                    one = groups[group] = len(keys) == 1
+                    parameters |= self.key_parameters(plan, keys, f"{group}_{i}", one)
+            shapes.append((plan, groups))
         old_tx = unit.tx
         new: tuple[Any, TransactionRow, bool] | None = None
-        name: Hashable = shapes
+        name: Hashable = tuple((plan, *groups.items()) for plan, groups in shapes)
         if old_tx is None:
             table = shapes[0][0].transaction
             row = transaction_values(table, new_row())
             certain = any(changes.certain for changes in fresh.values())
-            new, name = (table, row, certain), (shapes, tuple(row), certain)
+            new, name = (table, row, certain), (name, tuple(row), certain)
             parameters |= transaction_parameters(row)
         else:
             parameters["history__tx"] = old_tx
@@ -79,9 +84,9 @@ class PostgreSQLWriter(Writer):
         if old_tx is None:
             unit.set_tx(tx)
         in_vain = False
-        for (plan, names), count in zip(shapes, written, strict=True):
+        for (plan, groups), count in zip(shapes, written, strict=True):
             changes = fresh[plan]
-            expected = sum(len(getattr(changes, name)) for name in names)
+            expected = sum(len(getattr(changes, group)) for group in groups)
             in_vain |= self.after_open(unit, plan, changes, count == expected)
         if in_vain:
             self.forget_empty_transaction(unit)
@@ -90,15 +95,15 @@ class PostgreSQLWriter(Writer):
 
     def _statement(
         self,
-        shapes: Sequence[tuple[TablePlan, Sequence[str]]],
+        shapes: Sequence[tuple[TablePlan, _Groups]],
         new: tuple[Any, TransactionRow, bool] | None,
     ) -> Any:
         changed: dict[TablePlan, Any] = {}
-        for i, (plan, names) in enumerate(shapes):
-            if "unsure" in names:
+        for i, (plan, groups) in enumerate(shapes):
+            if "unsure" in groups:
                 root = plan.hierarchy[0]
                 statement = select(*plan.keys_of(plan.parent)).where(
-                    self.key_clause(plan, plan.parent, f"unsure_{i}", False),
+                    self.key_clause(plan, plan.parent, f"unsure_{i}", groups["unsure"]),
                     self.changed(plan)
                     if plan is root
                     else self._is_in(plan, plan.parent, changed[root]),
@@ -114,9 +119,9 @@ class PostgreSQLWriter(Writer):
             tx = select(begun.c.id).scalar_subquery()
         newest: list[ColumnElement[Any]] = []
         written = []
-        for i, (plan, names) in enumerate(shapes):
+        for i, (plan, groups) in enumerate(shapes):
             closed = (
-                self._closed(plan, i, names, changed.get(plan), tx)
+                self._closed(plan, i, groups, changed.get(plan), tx)
                 if plan.end is not None
                 else None
             )
@@ -126,27 +131,29 @@ class PostgreSQLWriter(Writer):
             elif new is None:
                 newest.append(
                     select(func.max(plan.tx_of(plan.version)))
-                    .where(or_(*self._any_key(plan, plan.version, i, names)))
+                    .where(or_(*self._any_key(plan, plan.version, i, groups)))
                     .scalar_subquery()
                 )
-            opened = self._opened(plan, i, names, changed.get(plan), closed, tx)
+            opened = self._opened(plan, i, groups, changed.get(plan), closed, tx)
             ctes.append(opened)
             written.append(select(func.count()).select_from(opened).scalar_subquery())
         latest = func.greatest(*newest) if len(newest) > 1 else newest[0] if newest else null()
         return select(tx.label("tx"), latest.label("newest"), *written).add_cte(*ctes)
 
     def _any_key(
-        self, plan: TablePlan, from_: FromClause, i: int, names: Sequence[str]
+        self, plan: TablePlan, from_: FromClause, i: int, groups: _Groups
     ) -> list[ColumnElement[bool]]:
-        return [self.key_clause(plan, from_, f"{name}_{i}", False) for name in names]
+        return [self.key_clause(plan, from_, f"{name}_{i}", one) for name, one in groups.items()]
 
     def _closed(
-        self, plan: TablePlan, i: int, names: Sequence[str], changed: Any, tx: ColumnElement[Any]
+        self, plan: TablePlan, i: int, groups: _Groups, changed: Any, tx: ColumnElement[Any]
     ) -> Any:
         v = plan.version
-        which = self._any_key(plan, v, i, [n for n in names if n not in ("unsure", "deleted")])
-        if "deleted" in names:
-            which += [and_(*self.is_gone(plan, v), *self._any_key(plan, v, i, ["deleted"]))]
+        sure = {name: one for name, one in groups.items() if name in ("inserted", "updated")}
+        which = self._any_key(plan, v, i, sure)
+        if "deleted" in groups:
+            deleted = self._any_key(plan, v, i, {"deleted": groups["deleted"]})
+            which.append(and_(*self.is_gone(plan, v), *deleted))
         if changed is not None:
             which.append(self._is_in(plan, v, changed))
         return (
@@ -161,17 +168,17 @@ class PostgreSQLWriter(Writer):
         self,
         plan: TablePlan,
         i: int,
-        names: Sequence[str],
+        groups: _Groups,
         changed: Any,
         closed: Any,
         tx: ColumnElement[Any],
     ) -> Any:
         selects = []
-        for name in names:
+        for name, one in groups.items():
             if name == "deleted":
                 old = plan.version.alias(f"old_{i}")
                 copy = self.copy_of_version(plan, old, tx).where(
-                    self.key_clause(plan, old, f"{name}_{i}", False),
+                    self.key_clause(plan, old, f"{name}_{i}", one),
                     plan.strategy.is_open(plan, old),
                     *self.is_gone(plan, old),
                 )
@@ -180,7 +187,7 @@ class PostgreSQLWriter(Writer):
                 copy = self.copy_of_live(plan, operation, tx).where(
                     self._is_in(plan, plan.parent, changed)
                     if name == "unsure"
-                    else self.key_clause(plan, plan.parent, f"{name}_{i}", False)
+                    else self.key_clause(plan, plan.parent, f"{name}_{i}", one)
                 )
             if closed is not None:
                 # the closing must be over before the first new version meets the unique index

@@ -79,6 +79,16 @@ COLOURS = ("red", None, "blue")
 FLAGS = (False, None, True)
 
 
+class Rounded(sa.types.TypeDecorator[Decimal]):
+    """Numbers that are rounded when they are written, as servers do it and SQLite does not."""
+
+    impl = sa.Numeric
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: sa.Dialect) -> Decimal | None:
+        return None if value is None else value.quantize(Decimal("0.01"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """What the machine knows about a class: its key, which keys it may give, what it may set."""
@@ -351,7 +361,7 @@ def build_models(*, versioned: bool, native: Collection[str] = ()) -> Models:
         id = sa.Column(sa.Integer, primary_key=True, autoincrement=False)
         label = sa.Column("title", sa.String(50))
         data = sa.Column(sa.JSON(none_as_null=True))
-        price = sa.Column(sa.Numeric(10, 2))
+        price = sa.Column(sa.Numeric(10, 2).with_variant(Rounded(10, 2), "sqlite"))
         made_at = sa.Column(sa.DateTime)
         colour = sa.Column(sa.Enum("red", "blue", name="colour"))
         flag = sa.Column(sa.Boolean)

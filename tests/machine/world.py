@@ -176,10 +176,14 @@ class World:
         for name, link in outcome.linked:
             connection.execute(sa.insert(live[name]).values(**link))
         self.session.expire_all()
+        gone = []
         for name, key in outcome.deleted:
             classes: list[Any] = [*self.models.classes.values()]
             cls = min((c for c in classes if c.__tablename__ == name), key=lambda c: len(c.mro()))
-            self.session.delete(self.session.get_one(cls, key))
+            gone.append(self.session.get_one(cls, key))
+        # together: a flush for each would delete and change others along with it
+        for obj in gone:
+            self.session.delete(obj)
 
     def make(self, kind: Kind, key: Key | None, values: Mapping[str, Any]) -> Any:
         """A new object, with a given key or with none."""
