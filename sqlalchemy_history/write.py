@@ -905,6 +905,16 @@ def transaction_values(table: Table, row: TransactionRow) -> dict[str, Any]:
     return values
 
 
+def default_expressions(table: Table, names: Collection[str]) -> dict[str, ColumnElement[Any]]:
+    """The defaults of ``table`` that are SQL, but for the columns ``names``, which have values."""
+    defaults: dict[str, Any] = {column.key: column.default for column in table.c}
+    return {
+        name: default.arg
+        for name, default in defaults.items()
+        if default is not None and default.is_clause_element and name not in names
+    }
+
+
 def transaction_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of ``insert_transaction()``."""
     return {f"history__value_{name}": value for name, value in values.items()}
@@ -920,6 +930,7 @@ def insert_transaction(
     values: dict[str, ColumnElement[Any]] = {
         name: bindparam(f"history__value_{name}", type_=table.c[name].type) for name in columns
     }
+    values |= default_expressions(table, values)
     sequence: Any = table.c.id.default
     if sequence is not None and sequence.is_sequence and dialect.supports_sequences:
         values["id"] = sequence.next_value()

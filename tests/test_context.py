@@ -256,6 +256,40 @@ def test_columns_of_a_transaction_class_of_ones_own(
     assert note.versions[0].transaction.reason == "spring cleaning"
 
 
+def test_columns_of_a_transaction_have_their_defaults(
+    versioning: Any, Base: Any, open_session: Any
+) -> None:
+    """Values, functions, SQL and the server's: whichever way the transaction is begun."""
+
+    class Transaction(TransactionBase, Base):
+        __tablename__ = "transaction"
+        host: Mapped[str | None] = mapped_column(sa.String(9), default="h")
+        node: Mapped[str | None] = mapped_column(sa.String(9), default=lambda: "n")
+        kind: Mapped[str | None] = mapped_column(sa.String(9), default=sa.func.upper("k"))
+        zone: Mapped[str | None] = mapped_column(sa.String(9), server_default="z")
+
+    versioning.transaction_cls = Transaction
+
+    class Note(Base):
+        __tablename__ = "note"
+        __versioned__ = {}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        text: Mapped[str] = mapped_column(sa.String(9))
+
+    session = open_session()
+    session.add(note := Note(text="a"))
+    session.commit()
+    for text in ("b", sa.func.upper("c")):
+        note.text = text
+        session.commit()
+    session.execute(sa.update(Note).values(text="d"))
+    session.commit()
+    session.execute(sa.update(Note.__table__).values(text="e"))
+    session.commit()
+    rows = session.scalars(sa.select(Transaction)).all()
+    assert [(tx.host, tx.node, tx.kind, tx.zone) for tx in rows] == [("h", "n", "K", "z")] * 5
+
+
 def test_async_session_sees_the_context(
     versioning: Any, Base: Any, open_async_session: Any, run_async: Any
 ) -> None:

@@ -7,14 +7,14 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, Table, event
+from sqlalchemy import Connection, Table, event, select
 
 from sqlalchemy_history.context import CONTEXT_KEY, current_context
 from sqlalchemy_history.exc import ImproperlyConfigured
 from sqlalchemy_history.plan import CHAINS_KEY, TablePlan, table_plan
 from sqlalchemy_history.triggers import table_exists
 from sqlalchemy_history.unit_of_work import ConnectionUnit
-from sqlalchemy_history.write import transaction_values
+from sqlalchemy_history.write import default_expressions, transaction_values
 
 from .render import Renderer, TriggerDDL
 
@@ -131,6 +131,10 @@ class Native:
             return
         table = self._manager.transaction_cls.__table__
         row = transaction_values(table, self._manager.transaction_row(session))
+        defaults = default_expressions(table, row)
+        if defaults:
+            found = unit.connection.execute(select(*(d.label(n) for n, d in defaults.items())))
+            row |= found.mappings().one()
         backend = backend_of(unit.connection, next(iter(self.plans)))
         backend.tell(unit.connection, table, row, anew=unit.told is None and unit.tx is None)
         unit.told = told
