@@ -15,7 +15,5 @@ Changeset = dict[str, list[Any]]
 
 def changeset_of(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> Changeset:
     """What ``new`` changed of ``old``; with no ``old`` all that is not None is a change."""
-    before = old or {}
-    return {
-        name: [before.get(name), value] for name, value in new.items() if before.get(name) != value
-    }
+    before = dict.fromkeys(new) if old is None else old
+    return {name: [before[name], value] for name, value in new.items() if before[name] != value}

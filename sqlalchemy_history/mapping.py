@@ -47,7 +47,7 @@ from sqlalchemy.sql import visitors
 
 from .config import RECORDED_BY_PLUGIN, Options, nearest
 from .exc import ImproperlyConfigured
-from .plan import INFO_KEY, ClassPlan, TablePlan
+from .plan import INFO_KEY, ClassPlan, TablePlan, values_of
 from .relationships import NoHistory, expression_then
 from .schema import (
     build_version_table,
@@ -250,6 +250,7 @@ def build_class_plan(
         ),
         key_attributes=key_names,
         key_of=getter,
+        values_of=values_of(tuple(columns)),
         options=options,
         manager=manager,
     )

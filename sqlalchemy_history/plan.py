@@ -8,7 +8,8 @@ hierarchy has a table plan for each of its tables.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Column, ColumnElement, FromClause, Table, and_, inspect
@@ -90,6 +91,7 @@ class ClassPlan:
     :ivar computed: whether the database or ``onupdate`` may change more than a flush says.
     :ivar key_attributes: names of the attributes of the primary key, in the order of a ``Key``.
     :ivar key_of: from an object's ``__dict__`` to its key.
+    :ivar values_of: from an object's ``__dict__`` to its values, in the order of the mapping.
     """
 
     mapper: Mapper[Any]
@@ -101,6 +103,7 @@ class ClassPlan:
     computed: bool
     key_attributes: tuple[str, ...]
     key_of: Callable[[dict[str, Any]], Key]
+    values_of: Callable[[dict[str, Any]], Sequence[Any]]
     options: Options
     manager: VersioningManager
     #: the version class, once it is mapped
@@ -136,7 +139,11 @@ class ClassPlan:
 
     def key_of_object(self, obj: Any) -> Key:
         """The key of a live object or of a version."""
-        return as_key(getattr(obj, name) for name in self.key_attributes)
+        try:
+            return self.key_of(obj.__dict__)
+        except KeyError:
+            # expired
+            return as_key(getattr(obj, name) for name in self.key_attributes)
 
     def on(self, entity: Any) -> EntityColumns:
         """The columns of the version class, or of an alias of it, for a strategy to ask about."""
@@ -166,6 +173,13 @@ def as_key(values: Iterable[Any]) -> Key:
     """The key of a row from the values of its key columns."""
     key = tuple(values)
     return key[0] if len(key) == 1 else key
+
+
+def values_of(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+    """A function from a mapping to its values of ``names``; a KeyError if one is missing."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda values: [values[name] for name in names]
 
 
 def key_values(key: Key, width: int) -> tuple[Any, ...]:

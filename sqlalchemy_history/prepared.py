@@ -16,11 +16,12 @@ events; where there are neither, the driver's cursor is used directly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, CursorResult, Dialect, Executable
+
+from .plan import values_of
 
 _PACKAGE: Final = __name__.partition(".")[0]
 
@@ -52,9 +53,7 @@ class Prepared:
         self._names: list[str] | None = None if compiled.positional or not names else names
         keys = [compiled.binds[name].key for name in names]
         #: from parameters by name to their values in the order of the SQL, and what processes some
-        self._pick: Callable[[Mapping[str, Any]], Sequence[Any]] = (
-            itemgetter(*keys) if len(keys) > 1 else lambda values: [values[key] for key in keys]
-        )
+        self._pick = values_of(keys)
         self._processes: list[tuple[int, Callable[[Any], Any]]] = []
         #: what parameters have that nobody passes: the literals of the statement
         self._constants: dict[str, Any] = {}

@@ -33,7 +33,7 @@ _Place = tuple[TablePlan, Key]
 class Conflict:
     """Something that was changed after the transaction that is to be undone.
 
-    :ivar version: the version that the transaction wrote.
+    :ivar version: the version that the transaction wrote; of a link, its row as a mapping.
     :ivar attribute: the attribute that was changed later; None if it is about the whole object.
     :ivar reason: what was done later, for people.
     """
@@ -124,6 +124,7 @@ class _Link:
     """An association row that is to be removed, or made again."""
 
     plan: TablePlan
+    row: Mapping[Any, Any]
     values: dict[str, Any]
     remove: bool
 
@@ -163,6 +164,7 @@ def revert_transaction(
         link for plan in manager.association_plans(session) for link in _links(session, plan, tx)
     ]
     conflicts += _built_upon(session, steps, links)
+    conflicts += _without_ends(session, steps, links, plans)
     if dry_run:
         return UndoReport(
             objects=tuple(_planned(session, steps, links, plans)), conflicts=tuple(conflicts)
@@ -181,8 +183,7 @@ def _planned(
 ) -> Iterable[Reverted]:
     """What would be done to each object."""
     planned = {id(one.object): one for one in (step.planned() for step in steps)}
-    made = {step.place: step.version for step in steps if step.action == "created"}
-    for owner, prop, before, after in _relinked(session, links, plans, made):
+    for owner, prop, before, after in _relinked(session, links, plans, _made(steps)):
         one = planned.get(id(owner)) or Reverted(object=owner, action="changed")
         change = AttributeChange(name=prop.key, old=tuple(before), new=tuple(after))
         planned[id(owner)] = dataclasses.replace(one, changes=(*one.changes, change))
@@ -341,6 +342,26 @@ def _built_upon(session: Session, steps: list[_Step], links: list[_Link]) -> Ite
                     yield Conflict(version=step.version, attribute=prop.key, reason=reason)
 
 
+def _without_ends(
+    session: Session, steps: list[_Step], links: list[_Link], plans: list[ClassPlan]
+) -> Iterator[Conflict]:
+    """Links that cannot be made again, since an object that they linked is gone."""
+    made = _made(steps)
+    for link in links:
+        prop = _relationship_of(link, plans)
+        if link.remove or prop is None:
+            continue
+        for pairs, mapper in _ends(prop):
+            if _end(session, link, pairs, mapper, made) is None:
+                reason = f"{mapper.class_.__name__}, which it linked, is gone"
+                yield Conflict(version=dict(link.row), attribute=prop.key, reason=reason)
+
+
+def _made(steps: list[_Step]) -> dict[_Place, Any]:
+    """The versions that stand for what is to be made."""
+    return {step.place: step.version for step in steps if step.action == "created"}
+
+
 def _link_values(prop: Any, owner: Any, target: Any) -> dict[str, Any]:
     """What the association row of the two holds."""
     ends = (prop.parent, owner, prop.synchronize_pairs)
@@ -419,7 +440,7 @@ def _links(session: Session, plan: TablePlan, tx: Any) -> Iterator[_Link]:
         operation = row[plan.op]
         if operation != Operation.UPDATE:
             values = {live.key: row[version] for live, version in plan.columns}
-            yield _Link(plan, values, remove=operation == Operation.INSERT)
+            yield _Link(plan, row, values, remove=operation == Operation.INSERT)
 
 
 #: an object, its relationship, and what that leads to before and after
@@ -441,8 +462,7 @@ def _relinked(
         prop = _relationship_of(link, plans)
         if prop is None:
             continue
-        owner = _end(session, link, prop.synchronize_pairs, prop.parent, made)
-        target = _end(session, link, prop.secondary_synchronize_pairs, prop.mapper, made)
+        owner, target = (_end(session, link, *end, made) for end in _ends(prop))
         if owner is not None and target is not None:
             name = (id(owner), prop.key)
             if name not in found:
@@ -466,15 +486,23 @@ def _relationship_of(link: _Link, plans: Iterable[ClassPlan]) -> Any:
     return None
 
 
+def _ends(prop: Any) -> tuple[tuple[Sequence[tuple[Any, Any]], Any], ...]:
+    """Of a relationship along links: what both sides are found by, and their mappers."""
+    return (
+        (prop.synchronize_pairs, prop.parent),
+        (prop.secondary_synchronize_pairs or (), prop.mapper),
+    )
+
+
 def _end(
     session: Session,
     link: _Link,
-    pairs: Sequence[tuple[Any, Any]] | None,
+    pairs: Sequence[tuple[Any, Any]],
     mapper: Any,
     made: Mapping[_Place, Any],
 ) -> Any:
     """The live object that one side of an association row refers to, or what stands for it."""
-    values = {column: link.values.get(secondary.key) for column, secondary in pairs or ()}
+    values = {column: link.values.get(secondary.key) for column, secondary in pairs}
     if all(column in values for column in mapper.primary_key):
         key = tuple(values[column] for column in mapper.primary_key)
         plan = class_plan(mapper.class_)

@@ -291,11 +291,13 @@ class VersionBase(query.VersionEntity):
 
 def version_values(version: VersionBase) -> dict[str, Any]:
     """The values of the attributes with a history that ``version`` holds."""
-    loaded = version.__dict__
-    return {
-        name: loaded[name] if name in loaded else getattr(version, name)
-        for name in version.__version_plan__.attribute_order
-    }
+    plan = version.__version_plan__
+    try:
+        values = plan.values_of(version.__dict__)
+    except KeyError:
+        # expired, or deferred
+        values = [getattr(version, name) for name in plan.attribute_order]
+    return dict(zip(plan.attribute_order, values, strict=True))
 
 
 def key_from(plan: ClassPlan, identity: Any) -> Key:

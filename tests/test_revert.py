@@ -1015,6 +1015,30 @@ class TestTransaction:
         assert names(article.tags) == ([] if gone else ["t"])
 
     @sqlite_only
+    def test_a_link_to_what_is_gone_is_a_conflict(
+        self, session: Any, models: SimpleNamespace
+    ) -> None:
+        """A link that cannot be made again is told of; the rest can be undone nevertheless."""
+        m = models
+        article, tag = m.Article(id=1, name="a"), m.Tag(id=1, name="t")
+        article.tags = [tag, m.Tag(id=2, name="u")]
+        session.add(article)
+        session.commit()
+        article.tags, article.name = [], "b"
+        session.commit()
+        last = self.tx(article, -1)
+        session.delete(tag)
+        session.commit()
+        with pytest.raises(RevertConflict, match="Tag, which it linked, is gone") as error:
+            revert_transaction(session, last)
+        (conflict,) = error.value.conflicts
+        assert (conflict.attribute, conflict.version["tag_id"]) == ("tags", 1)
+        report = revert_transaction(session, last, overwrite=True)
+        session.commit()
+        assert (article.name, names(article.tags)) == ("a", ["u"])
+        assert len(report.conflicts) == 1
+
+    @sqlite_only
     def test_unique_values_that_changed_hands(
         self, versioning: Any, options: Any, Base: Any, open_session: Callable[..., Any]
     ) -> None:

@@ -178,12 +178,18 @@ def undo(schema: Schema, before: State, after: State, now: State) -> Outcome:
                 values = {name: old[part, name] for of, name in changed if of == part}
                 if values:
                     outcome.rows[part, key] = values
-    for table, (relation, *_) in schema.links.items():
+    for table, (relation, *others) in schema.links.items():
+        ends = {one.other: one.target for one in (relation, *others)}
         pairs = [_pairs(relation, state[table].values()) for state in (before, after, now)]
         for pair in sorted(pairs[0] ^ pairs[1]):
             made = pair in pairs[1]
-            if made == (pair in pairs[2]):
-                link = dict(zip((relation.own, relation.other), pair, strict=True))
+            link = dict(zip((relation.own, relation.other), pair, strict=True))
+            cut_off = not made and not all(
+                (value,) in now[ends[name]] or (ends[name], (value,)) in outcome.rows
+                for name, value in link.items()
+            )
+            outcome.conflict |= cut_off
+            if made == (pair in pairs[2]) and not cut_off:
                 (outcome.unlinked if made else outcome.linked).append((table, link))
     outcome.conflict |= any(
         schema.uses(now, outcome, table, key, relation)
