@@ -1,7 +1,7 @@
-"""What is recorded when: from the events of sessions and connections to capture, bulk and write.
+"""What is recorded when: from the events of sessions and connections on to those who record it.
 
 A session's flush goes to ``capture``, which says what changed, and on to the writer. Statements that
-a connection executes outside of a flush go to ``bulk``. The unit of work, in ``session.info``, begins
+a connection executes outside of a flush go to ``execution``. The unit of work, in ``session.info``, begins
 and ends with the session's transaction and its savepoints.
 """
 
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 
-from . import bulk, capture, stamp
+from . import capture, stamp
 from .context import is_disabled
+from .execution import Statements
 from .listeners import Listeners
 from .plan import CHAINS_KEY, UNSEEN, ClassPlan, class_plan
 from .query import show_moment
@@ -36,7 +37,7 @@ class Events:
         self._manager = manager
         self._native = manager.native
         self._models = manager.models
-        self._statements = bulk.Statements(manager)
+        self._statements = Statements(manager)
         self._watch = Watch(manager)
         self._sessions = Listeners()
         #: what ``listen()`` was given: a ``sessionmaker`` is not kept by its sessions

@@ -52,9 +52,11 @@ LEVELS = [
     "write",
     "write_postgresql",
     "triggers",
+    "references",
     "record",
     "cascades",
     "bulk",
+    "execution",
     "stamp",
     "tracking",
     "hooks",
@@ -79,14 +81,24 @@ RE_EXPORTS = {"utils", "reverter"}
 # Parts of SQLAlchemy that are optional too: they need greenlet, and import asyncio.
 NEEDS_GREENLET = {"sqlalchemy.ext.asyncio", "sqlalchemy.util.concurrency"}
 
-# What a program needs that looks back or makes a mistake, and one that only writes does not.
-ON_DEMAND = {f"{PACKAGE}.revert", "difflib"}
+# What a program needs that looks back, executes bulk statements, or makes a mistake.
+ON_DEMAND = {f"{PACKAGE}.{name}" for name in ("revert", "record", "cascades", "bulk")} | {"difflib"}
 
 # Parts of SQLAlchemy that are loaded when a database of that kind is used.
 DIALECTS = "sqlalchemy.dialects."
 
 READ_SIDE = {"query", "relationships", "handover", "revert", "version", "history", "undo", "past"}
-WRITE_SIDE = {"unit_of_work", "capture", "write", "write_postgresql", "record", "cascades", "bulk"}
+WRITE_SIDE = {
+    "unit_of_work",
+    "capture",
+    "write",
+    "write_postgresql",
+    "references",
+    "record",
+    "cascades",
+    "bulk",
+    "execution",
+}
 FORBIDDEN_NAMES = {"util", "utils", "helper", "helpers", "common", "misc"}
 
 

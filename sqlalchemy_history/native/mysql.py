@@ -41,9 +41,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.selectable import ForUpdateArg
 
-from sqlalchemy_history.cascades import Cascades, Reference, references
 from sqlalchemy_history.exc import ImproperlyConfigured
 from sqlalchemy_history.plan import TablePlan
+from sqlalchemy_history.references import Cascades, Reference, references
 from sqlalchemy_history.write import TransactionRow, Writer
 
 from .program import CLOSE, OPEN, TAKE_BACK, Program, Step, TriggerRow, with_tx
