@@ -20,6 +20,7 @@ from sqlalchemy.orm import Mapper, RelationshipProperty, Session, object_session
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.base import RelationshipDirection
 from sqlalchemy.orm.collections import collection_adapter
+from sqlalchemy.orm.exc import ObjectDeletedError
 
 from . import query
 from .config import nearest
@@ -27,7 +28,7 @@ from .difference import AttributeChange, Told, shown
 from .exc import ReverterException
 from .handover import Expected, in_the_way, park
 from .operation import Operation
-from .plan import class_plan
+from .plan import class_plan, key_values
 from .relationships import association_proxies
 
 if TYPE_CHECKING:
@@ -97,10 +98,14 @@ def revert(
 
 
 class Reversal:
-    """One revert: what was done so far, and to which objects. Only ``flush()`` flushes."""
+    """One revert: what was done so far, and to which objects. Only ``flush()`` flushes.
 
-    def __init__(self, session: Session) -> None:
+    :param is_loaded_anew: all live objects were, and nothing of them is older than their rows.
+    """
+
+    def __init__(self, session: Session, *, is_loaded_anew: bool = False) -> None:
         self.session = session
+        self._is_loaded_anew = is_loaded_anew
         self._live: dict[Any, Any] = {}
         self._actions: dict[Any, str] = {}
         self._changes: dict[Any, dict[str, AttributeChange]] = {}
@@ -141,6 +146,15 @@ class Reversal:
         name = (plan.root, key)
         if name not in self._live:
             cls = plan.mapper.class_
+            identity = plan.mapper.identity_key_from_primary_key(
+                key_values(key, len(plan.key_attributes))
+            )
+            held = self.session.identity_map.get(identity)
+            if held is not None and not self._is_loaded_anew:
+                try:
+                    _load_anew(self.session, held, plan.writable)
+                except ObjectDeletedError:
+                    self.session.expire(held)  # so that get() lets go of it
             live = self.session.get(cls, key)
             if live is None:
                 for obj in self.session.new:
@@ -215,6 +229,8 @@ class Reversal:
     ) -> None:
         targets = targets_of(self.session, version, prop.key)
         wanted = [self._wanted(target, prop, subtree) for target in targets]
+        if not str(prop.lazy).startswith("raise"):
+            _load_anew(self.session, live, (prop.key,))
         if prop.direction is RelationshipDirection.MANYTOONE:
             self._revert_reference(live, version, prop, wanted)
             return
@@ -394,6 +410,19 @@ def targets_of(session: Session, obj: Any, name: str) -> list[Any]:
     if prop.lazy == "write_only":
         return list(session.scalars(value.select()))
     return list(value) if prop.lazy == "dynamic" else list(collection_adapter(value))
+
+
+def _load_anew(session: Session, live: Any, names: Iterable[str]) -> None:
+    """What was loaded of ``names`` may be older than what others, or bulk statements, have written.
+
+    What was set and is not flushed stays, and so does a lock column: it tells whether a change is
+    made in ignorance of another one.
+    """
+    state: Any = inspect(live)
+    old = [name for name in names if name in state.dict and name not in state.committed_state]
+    if state.persistent and old:
+        session.expire(live, old)
+        getattr(live, old[0])  # loads them all
 
 
 def _attribute(live: Any, prop: RelationshipProperty[Any]) -> Any:

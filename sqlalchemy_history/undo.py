@@ -172,7 +172,7 @@ def revert_transaction(
     if conflicts and not overwrite:
         raise RevertConflict(conflicts)
     with session.no_autoflush:
-        reversal = Reversal(session)
+        reversal = Reversal(session, is_loaded_anew=True)
         _carry_out(session, reversal, steps, links, plans)
         done = (one for one in reversal.report().objects if one.action != "unchanged")
     return UndoReport(objects=tuple(done), conflicts=tuple(conflicts))

@@ -151,7 +151,8 @@ class VersionBase(query.VersionEntity):
         """Make the live object equal to this version; a deleted one comes back with its key.
 
         A version that is a DELETE deletes the live object. Nothing is flushed: commit it as any other
-        change.
+        change. What the session holds of live objects is loaded again first, but for what was set
+        and not flushed.
 
         :param relations: names of relationships (dotted paths) to take back as well.
         :param only: the attributes to take back; all of them by default.

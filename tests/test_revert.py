@@ -602,6 +602,51 @@ class TestGraph:
         assert names(user.words) == ["a", "b"]
 
 
+class TestHeldObjects:
+    def test_what_the_session_holds_may_be_stale(
+        self, session: Any, models: SimpleNamespace
+    ) -> None:
+        """A revert goes back from what the row is, not from what the session thinks that it is."""
+        m = models
+        article = tell(session, m)
+        first = article.versions[0]
+        first.revert(relations=["comments"])
+        session.commit()
+        then = graph(article)
+        assert (then["name"], len(then["comments"])) == ("one", 2)
+        for statement in (
+            sa.update(m.Article).values(name="bulk"),
+            sa.update(m.Comment).values(text="bulk"),
+            sa.delete(m.Comment).where(m.Comment.id == then["comments"][0][0]),
+        ):
+            session.execute(statement, execution_options={"synchronize_session": False})
+        assert graph(article) == then
+        report = first.revert(relations=["comments"])
+        changed = {change.name: (change.old, change.new) for change in report.objects[0].changes}
+        assert changed["name"] == ("bulk", "one")
+        session.commit()
+        assert graph(article) == then
+
+    @sqlite_only
+    def test_what_was_set_and_not_flushed_stays(
+        self, session: Any, models: SimpleNamespace
+    ) -> None:
+        """Other attributes than those to revert keep what they were set to."""
+        author = models.Author(id=1, name="a")
+        session.add(author)
+        session.commit()
+        author.name = "b"
+        session.commit()
+        assert author.name == "b"
+        author.country_id = None
+        with session.no_autoflush:
+            author.country = country = models.Country(id=1, name="c")
+            author.versions[0].revert(only=["name"])
+        assert (author.name, author.country) == ("a", country)
+        session.commit()
+        assert (author.name, author.country_id) == ("a", 1)
+
+
 class TestTransaction:
     @staticmethod
     def tx(obj: Any, position: int) -> Any:
