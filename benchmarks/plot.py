@@ -50,13 +50,14 @@ def scale(data: dict[str, Any]) -> Any:
         for database, run in sorted(data.items()):
             points = run["points"][name]
             line = axes.plot([p[0] for p in points], [p[1] for p in points], "o-", label=database)
-            axes.plot(
-                [p[0] for p in points], [p[2] for p in points], ":", color=line[0].get_color()
-            )
+            for place, style in ((2, ":"), (3, "--")):
+                drawn = [(p[0], p[place]) for p in points if p[place] is not None]
+                if drawn:
+                    axes.plot(*zip(*drawn, strict=True), style, color=line[0].get_color())
         axes.set_xscale("log")
         axes.set_ylim(bottom=0)
         axes.set_title(name)
-        axes.set_ylabel("us (dotted: plain)")
+        axes.set_ylabel("us (dotted: plain; dashed: by hand)")
         axes.legend()
     return plot
 

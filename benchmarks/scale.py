@@ -4,7 +4,8 @@
 
 Runs in the interpreter that calls it, which needs SQLAlchemy and the drivers. Each series runs one
 workload in several sizes, plain and ours in turn, and tells what ours adds for each unit: an
-object, a flush, a transaction. The figures are kept in ``docs/benchmarks/scale.json``; a run
+object, a flush, a transaction; where the database's own growth counts, also what versions written by
+hand add. The figures are kept in ``docs/benchmarks/scale.json``; a run
 replaces its own and writes the page and its plot anew.
 """
 
@@ -26,8 +27,6 @@ from benchmarks.compare import Worker
 from benchmarks.environments import ROOT, draw
 from benchmarks.workloads import WORKLOADS
 
-CONTENDERS = ("plain", "ours")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
@@ -38,6 +37,7 @@ class Series:
     sizes: tuple[int, ...]
     per: str
     units: int | None = None
+    contenders: tuple[str, ...] = ("plain", "ours")
 
 
 SERIES = (
@@ -85,6 +85,7 @@ SERIES = (
         sizes=(10_000, 100_000, 1_000_000, 10_000_000),
         per="object",
         units=1_000,
+        contenders=("plain", "handwritten", "ours"),
     ),
 )
 
@@ -103,22 +104,28 @@ where the number of objects is small. Medians of the differences within a round.
 
 
 def measure(series: Series, workers: dict[str, Worker], rounds: int, largest: int) -> list[Any]:
-    """(size, microseconds that ours adds for each unit, those of plain) of each size."""
+    """Of each size: itself, and the microseconds for each unit.
+
+    What ours adds, those of plain, and what versions written by hand add, if they take part.
+    """
     points = []
     for size in (size for size in series.sizes if size <= largest):
-        seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+        seconds: dict[str, list[float]] = {name: [] for name in workers}
         for number in range(rounds + 1):
-            for name in CONTENDERS if number % 2 else reversed(CONTENDERS):
+            for name in workers if number % 2 else reversed(workers):
                 answer = workers[name].ask(WORKLOADS[series.workload], size, "time")
                 if "error" in answer:
                     raise SystemExit(f"{series.workload}, {name}: {answer['error']}")
                 if number:  # the first one compiles the statements
                     seconds[name].append(answer["seconds"])
         units = (series.units or size) / 1e6
-        pairs = list(zip(seconds["ours"], seconds["plain"], strict=True))
-        added = median(ours - plain for ours, plain in pairs) / units
-        points.append([size, added, median(seconds["plain"]) / units])
-        print(f"  {size:,}: {added:.1f} us", file=sys.stderr, flush=True)
+        plain = seconds.pop("plain")
+        added = {
+            name: median(a - b for a, b in zip(found, plain, strict=True)) / units
+            for name, found in seconds.items()
+        }
+        points.append([size, added["ours"], median(plain) / units, added.get("handwritten")])
+        print(f"  {size:,}: {added}", file=sys.stderr, flush=True)
     return points
 
 
@@ -130,12 +137,17 @@ def page(runs: dict[str, Any]) -> str:
         lines += [title, "-" * len(title), ""]
         lines += [f":{key}: {value}" for key, value in run["machine"].items()]
         rows = [
-            [series.what, f"{size:,}", f"us/{series.per}", *map(report.number, (added, plain))]
+            [series.what, f"{size:,}", f"us/{series.per}", *map(_shown, figures)]
             for series in SERIES
-            for size, added, plain in run["points"].get(series.what, ())
+            for size, *figures in run["points"].get(series.what, ())
         ]
-        lines += ["", *report.table(["what grows", "to", "unit", "added", "plain"], rows), ""]
+        heads = ["what grows", "to", "unit", "added", "plain", "added by hand"]
+        lines += ["", *report.table(heads, rows), ""]
     return PAGE + "\n".join(lines)
+
+
+def _shown(figure: float | None) -> str:
+    return "-" if figure is None else report.number(figure)
 
 
 def main() -> None:
@@ -154,13 +166,13 @@ def main() -> None:
         points = {}
         for series in wanted:
             print(f"{database}: {series.what}", file=sys.stderr, flush=True)
-            with databases.made(database, CONTENDERS) as urls:
+            with databases.made(database, series.contenders) as urls:
                 workers = {
                     name: Worker(
                         Path(sys.executable),
                         {"contender": name, "strategy": "validity", "url": urls[name]},
                     )
-                    for name in CONTENDERS
+                    for name in series.contenders
                 }
                 try:
                     points[series.what] = measure(series, workers, options.repeat, options.largest)

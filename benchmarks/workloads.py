@@ -501,4 +501,4 @@ def in_history(bench: Bench, n: int) -> None:
         with bench.clock():
             for instance in objects:
                 instance.score += 1
-            session.commit()
+            bench.commit(session, updated=objects)
