@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import and_, inspect, select
+from sqlalchemy import Table, and_, inspect, select
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.orm.base import RelationshipDirection
 from sqlalchemy.schema import sort_tables_and_constraints
@@ -406,21 +406,36 @@ def _referred_first(steps: list[_Step]) -> list[_Ordered]:
 def _references(step: _Step) -> Iterator[tuple[_Place, list[str], bool]]:
     """The rows that the step's row refers to: by which attributes, and whether with NULL."""
     obj = step.live if step.state is None else step.state
-    for table in step.plan.tables:
-        for constraint in table.parent.foreign_key_constraints:
-            other = table_plan(constraint.referred_table)
-            pairs = {element.column: element.parent for element in constraint.elements}
-            columns: list[Any] = [pairs.get(column) for column, _ in other.keys] if other else []
-            if other is None or any(column is None for column in columns):
-                continue
-            names = [step.plan.mapper.get_property_by_column(column).key for column in columns]
-            values = tuple(getattr(obj, name) for name in names)
-            place = other.hierarchy[0], as_key(values)
-            nullable = all(column.nullable for column in columns)
-            # a row that refers to itself can be made at once, but not be deleted by SQLAlchemy
-            in_the_way = place != step.place or (nullable and step.action == "deleted")
-            if None not in values and in_the_way:
-                yield place, names, nullable
+    mapper = step.plan.mapper
+    for pairs in _foreign_keys(step.plan):
+        table = next(iter(pairs)).table
+        other = table_plan(table) if isinstance(table, Table) else None
+        columns: list[Any] = [pairs.get(column) for column, _ in other.keys] if other else []
+        if other is None or any(column is None for column in columns):
+            continue
+        names = [mapper.get_property_by_column(column).key for column in columns]
+        values = tuple(getattr(obj, name) for name in names)
+        place = other.hierarchy[0], as_key(values)
+        nullable = all(column.nullable for column in columns)
+        # a row that refers to itself can be made at once, but not be deleted by SQLAlchemy
+        in_the_way = place != step.place or (nullable and step.action == "deleted")
+        if None not in values and in_the_way:
+            yield place, names, nullable
+
+
+def _foreign_keys(plan: ClassPlan) -> list[dict[Any, Any]]:
+    """By the column that is referred to, the one that refers: of constraints and of relationships."""
+    found: list[dict[Any, Any]] = [
+        {element.column: element.parent for element in constraint.elements}
+        for table in plan.tables
+        for constraint in table.parent.foreign_key_constraints
+    ]
+    for prop in plan.mapper.relationships:
+        pairs = {remote: local for local, remote in prop.local_remote_pairs or ()}
+        is_reference = prop.direction is RelationshipDirection.MANYTOONE and not prop.viewonly
+        if is_reference and pairs and pairs not in found:
+            found.append(pairs)
+    return found
 
 
 def _refers(steps: Iterable[_Step], to: _Step) -> bool:

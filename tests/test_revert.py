@@ -926,6 +926,39 @@ class TestTransaction:
         assert session.get(Node, 1).up_id == 1
 
     @sqlite_only
+    def test_what_refers_without_a_constraint_goes_first(
+        self, versioning: Any, Base: Any, open_session: Callable[..., Any]
+    ) -> None:
+        """An order that relationships alone tell: a row is not emptied before it is deleted."""
+
+        class Entry(Base):
+            __tablename__ = "entry"
+            __versioned__: dict[str, Any] = {}
+            id: Mapped[int] = mapped_column(primary_key=True)
+            word: Mapped[str | None] = mapped_column(sa.String(9))
+            term: Mapped[Any] = relationship(
+                "Term", primaryjoin="foreign(Entry.word) == Term.word", backref="entries"
+            )
+
+        class Term(Base):
+            __tablename__ = "term"
+            __versioned__: dict[str, Any] = {}
+            word: Mapped[str] = mapped_column(sa.String(9), primary_key=True)
+
+        session = open_session()
+        entry = Entry(id=1, term=Term(word="a"))
+        session.add(entry)
+        session.commit()
+        made = self.tx(entry, 0)
+        revert_transaction(session, made)
+        session.commit()
+        cls = version_class(Entry)
+        assert [v.word for v in session.scalars(sa.select(cls))] == ["a", "a"]
+        revert_transaction(session, session.get(type(made), made.id + 1))
+        session.commit()
+        assert session.get(Entry, 1).term.word == "a"
+
+    @sqlite_only
     def test_what_was_built_upon_it(self, session: Any, models: SimpleNamespace) -> None:
         """What refers to an object since, and would go or change with it, is a conflict."""
         m = models
