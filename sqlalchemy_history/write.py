@@ -206,11 +206,11 @@ class Writer:
 
         None where that is certain, or where there are more keys than a statement takes.
         """
+        if any(changes.certain for changes in fresh.values()):
+            return None
         roots = {plan: c.unsure for plan, c in fresh.items() if plan is plan.hierarchy[0]}
         count = sum(map(len, roots.values()))
-        if any(
-            changes.certain or not self.format(plan).fits(count) for plan, changes in fresh.items()
-        ):
+        if not all(self.format(plan).fits(count) for plan in fresh):
             return None
         shape = tuple((plan, len(keys) == 1) for plan, keys in roots.items())
         parameters: dict[str, Any] = {"history__tx": None}
@@ -850,7 +850,7 @@ class Writer:
     ) -> int:
         """Run the statement ``name`` of ``plan`` for ``keys``; the number of rows it matched."""
         one, rows = len(keys) == 1, 0
-        for portion in self.format(plan).portions(keys):
+        for portion in (keys,) if one else self.format(plan).portions(keys):
             parameters = self.key_parameters(plan, portion, "keys", one)
             parameters["history__tx"] = unit.tx
             rows += self._run(
