@@ -414,7 +414,8 @@ def _references(step: _Step) -> Iterator[tuple[_Place, list[str], bool]]:
         if other is None or any(column is None for column in columns):
             continue
         names = [mapper.get_property_by_column(column).key for column in columns]
-        values = tuple(getattr(obj, name) for name in names)
+        # a version knows nothing of excluded columns, and what comes back has none of their values
+        values = tuple(getattr(obj, name, None) for name in names)
         place = other.hierarchy[0], as_key(values)
         nullable = all(column.nullable for column in columns)
         # a row that refers to itself can be made at once, but not be deleted by SQLAlchemy

@@ -959,6 +959,40 @@ class TestTransaction:
         assert session.get(Entry, 1).term.word == "a"
 
     @sqlite_only
+    def test_an_excluded_foreign_key_is_no_reference(
+        self, versioning: Any, Base: Any, open_session: Callable[..., Any]
+    ) -> None:
+        """What has no history comes back without; it tells nothing of the order."""
+
+        class Shelf(Base):
+            __tablename__ = "shelf"
+            __versioned__: dict[str, Any] = {}
+            id: Mapped[int] = mapped_column(primary_key=True)
+
+        class Book(Base):
+            __tablename__ = "book"
+            __versioned__: ClassVar[dict[str, Any]] = {"exclude": ["shelf_id"]}
+            id: Mapped[int] = mapped_column(primary_key=True)
+            shelf_id: Mapped[int | None] = mapped_column(sa.ForeignKey("shelf.id"))
+            shelf: Mapped[Shelf | None] = relationship()
+
+        session = open_session()
+        book = Book(id=1, shelf=Shelf(id=1))
+        session.add(book)
+        session.commit()
+        made = self.tx(book, 0)
+        for obj in (book.shelf, book):
+            session.delete(obj)
+        session.commit()
+        revert_transaction(session, session.get(type(made), made.id + 1))
+        session.commit()
+        book = session.get(Book, 1)
+        assert (book.shelf, session.get(Shelf, 1).id) == (None, 1)
+        revert_transaction(session, made, overwrite=True)
+        session.commit()
+        assert session.get(Book, 1) is session.get(Shelf, 1) is None
+
+    @sqlite_only
     def test_what_was_built_upon_it(self, session: Any, models: SimpleNamespace) -> None:
         """What refers to an object since, and would go or change with it, is a conflict."""
         m = models
