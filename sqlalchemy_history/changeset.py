@@ -15,5 +15,7 @@ Changeset = dict[str, list[Any]]
 
 def changeset_of(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> Changeset:
     """What ``new`` changed of ``old``; with no ``old`` all that is not None is a change."""
-    before = dict.fromkeys(new) if old is None else old
-    return {name: [before[name], value] for name, value in new.items() if before[name] != value}
+    before = old or {}
+    return {
+        name: [known, value] for name, value in new.items() if (known := before.get(name)) != value
+    }

@@ -121,12 +121,16 @@ _Ordered = tuple[_Step, list[str]]
 
 @dataclasses.dataclass(slots=True)
 class _Link:
-    """An association row that is to be removed, or made again."""
+    """An association row that is to be removed, or made again.
+
+    :ivar ends: objects that it linked, held so that they are not loaded twice.
+    """
 
     plan: TablePlan
     row: Mapping[Any, Any]
     values: dict[str, Any]
     remove: bool
+    ends: list[Any] = dataclasses.field(default_factory=list)
 
 
 def revert_transaction(
@@ -232,12 +236,13 @@ def _flushing(reversal: Reversal, ordered: list[_Ordered]) -> Iterator[_Ordered]
 
     It knows that of tables not at all, and that of rows only as far as relationships tell it.
     """
-    group: list[_Step] = []
+    root: TablePlan | None = None
+    referred: set[_Place] = set()
     for step, ring in ordered:
-        if not group or group[-1].plan.root is not step.plan.root or _refers(group, step):
+        if step.plan.root is not root or step.place in referred:
             reversal.flush()
-            group = []
-        group.append(step)
+            root, referred = step.plan.root, set()
+        referred.update(place for place, *_ in _references(step))
         yield step, ring
 
 
@@ -352,7 +357,8 @@ def _without_ends(
         if link.remove or prop is None:
             continue
         for pairs, mapper in _ends(prop):
-            if _end(session, link, pairs, mapper, made) is None:
+            link.ends.append(_end(session, link, pairs, mapper, made))
+            if link.ends[-1] is None:
                 reason = f"{mapper.class_.__name__}, which it linked, is gone"
                 yield Conflict(version=dict(link.row), attribute=prop.key, reason=reason)
 
@@ -437,10 +443,6 @@ def _foreign_keys(plan: ClassPlan) -> list[dict[Any, Any]]:
         if is_reference and pairs and pairs not in found:
             found.append(pairs)
     return found
-
-
-def _refers(steps: Iterable[_Step], to: _Step) -> bool:
-    return any(place == to.place for step in steps for place, *_ in _references(step))
 
 
 def _links(session: Session, plan: TablePlan, tx: Any) -> Iterator[_Link]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy as sa
@@ -456,6 +456,37 @@ class TestTimeline:
         assert entries[2].changeset == {}
 
     @pytest.mark.backends("sqlite")
+    def test_it_goes_on_as_another_class(
+        self, versioning: Any, Base: Any, open_session: Callable[..., Any]
+    ) -> None:
+        """A row that passes to another class of the hierarchy: what only one of them has changed."""
+
+        class Animal(Base):
+            __tablename__ = "animal"
+            __versioned__: ClassVar[dict[str, Any]] = {}
+            __mapper_args__: ClassVar[dict[str, Any]] = {
+                "polymorphic_on": "kind",
+                "polymorphic_identity": "animal",
+            }
+            id: Mapped[int] = mapped_column(primary_key=True)
+            kind: Mapped[str] = mapped_column(sa.String(9))
+
+        class Dog(Animal):
+            __mapper_args__: ClassVar[dict[str, Any]] = {"polymorphic_identity": "dog"}
+            tricks: Mapped[str | None] = mapped_column(sa.String(9))
+
+        session = open_session()
+        session.add(animal := Animal(id=1))
+        session.commit()
+        first = animal.versions[0]
+        session.delete(animal)
+        session.add(Dog(id=1, tricks="sit"))
+        session.commit()
+        assert timeline(session, first)[-1].changeset == {
+            "kind": ["animal", "dog"],
+            "tricks": [None, "sit"],
+        }
+
     def test_a_class_is_no_object(self, session: Any, models: SimpleNamespace) -> None:
         """A class in the place of an object is refused: it would stand for all its rows."""
         for function in (timeline, blame):
